@@ -1,0 +1,2 @@
+//! value
+pub enum Key{} pub enum Map{} pub enum Value{}

@@ -1,0 +1,7 @@
+//! Bytes between machines: HTTP/1.1 and 2 over TLS, certificates, and the upgraded streams that exec,
+//! attach and port-forward use. Knows no kind and no route.
+
+pub mod body;
+pub mod certs;
+pub mod server;
+pub mod streams;
