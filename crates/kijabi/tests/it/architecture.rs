@@ -1,0 +1,120 @@
+//! Holds the rules of ARCHITECTURE.md that a machine can hold: which crate may use which, and that every
+//! file of a family (kinds, controllers, plugins, volume types) stands in that family's one list.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every crate, and those of ours that it may use. Adding an arrow here is a decision of its own commit.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("machinery", &[]),
+    ("api", &["machinery"]),
+    ("store", &["machinery"]),
+    ("linux", &[]),
+    ("wire", &["machinery"]),
+    ("cri", &[]),
+    ("client", &["machinery", "api", "wire"]),
+    ("resources", &["machinery", "api"]),
+    ("access", &["machinery", "api", "client", "wire", "resources"]),
+    ("apiserver", &["machinery", "api", "store", "wire", "client", "resources", "access"]),
+    ("controllers", &["machinery", "client"]),
+    ("scheduler", &["machinery", "client"]),
+    ("kubelet", &["machinery", "client", "cri", "linux", "wire"]),
+    ("runtime", &["machinery", "cri", "linux", "wire"]),
+    ("network", &["machinery", "client", "cri", "linux"]),
+    ("dns", &["machinery", "client"]),
+];
+
+/// Crates that only put others together.
+const WIRING: &[&str] = &["kijabi", "testkit"];
+
+/// Families: the folder whose every file or folder is one item, and the file that lists the items.
+const FAMILIES: &[(&str, &str)] = &[
+    ("crates/access/src/admission/plugins", "crates/access/src/admission/plugins/mod.rs"),
+    ("crates/access/src/authentication", "crates/access/src/authentication/mod.rs"),
+    ("crates/access/src/authorization", "crates/access/src/authorization/mod.rs"),
+    ("crates/scheduler/src/plugins", "crates/scheduler/src/plugins/mod.rs"),
+    ("crates/kubelet/src/volumes", "crates/kubelet/src/volumes/mod.rs"),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The dependency names of one table of a manifest.
+fn dependencies(manifest: &str, table: &str) -> BTreeSet<String> {
+    manifest
+        .split("\n[")
+        .find_map(|part| part.strip_prefix(&format!("{table}]")))
+        .into_iter()
+        .flat_map(str::lines)
+        .filter_map(|line| line.split_once(['.', ' ', '=']))
+        .map(|(name, _)| name.trim().to_owned())
+        .filter(|name| !name.is_empty() && !name.starts_with('#'))
+        .collect()
+}
+
+#[test]
+fn arrows_point_down() {
+    let crates: BTreeSet<String> = fs::read_dir(root().join("crates"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let known: BTreeSet<String> =
+        ARROWS.iter().map(|(name, _)| *name).chain(WIRING.iter().copied()).map(str::to_owned).collect();
+    assert_eq!(crates, known, "every crate has its line in ARROWS");
+    let mut wrong = Vec::new();
+    for (name, allowed) in ARROWS {
+        let manifest = read(&root().join("crates").join(name).join("Cargo.toml"));
+        for used in dependencies(&manifest, "dependencies").intersection(&crates) {
+            if !allowed.contains(&used.as_str()) {
+                wrong.push(format!("{name} -> {used}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "arrows that ARCHITECTURE.md does not allow: {wrong:?}");
+}
+
+#[test]
+fn architecture_names_every_crate() {
+    let text = read(&root().join("ARCHITECTURE.md"));
+    for (name, _) in ARROWS {
+        assert!(text.contains(&format!("`{name}`")), "ARCHITECTURE.md does not name the crate {name}");
+    }
+}
+
+#[test]
+fn every_item_of_a_family_stands_in_its_list() {
+    let mut missing = Vec::new();
+    for (folder, list) in FAMILIES {
+        let text = read(&root().join(list));
+        for entry in fs::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let item = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let unit = path.is_dir() || path.extension().is_some_and(|extension| extension == "rs");
+            if !unit || matches!(item.as_str(), "mod" | "tests" | "testing") {
+                continue;
+            }
+            // Declared as a module and named once more, in the list itself.
+            let declared = text.contains(&format!("mod {item};"));
+            let listed = text.matches(&format!("{item}::")).count() > 0;
+            if !(declared && listed) {
+                missing.push(format!("{folder}/{item} in {list}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "items that stand in no list: {missing:#?}");
+}
+
+#[test]
+fn unsafe_code_stays_in_one_crate() {
+    for (name, _) in ARROWS {
+        let manifest = read(&root().join("crates").join(name).join("Cargo.toml"));
+        let inherits = manifest.contains("[lints]\nworkspace = true");
+        assert!(inherits || *name == "linux", "{name} must inherit the workspace lints, which forbid unsafe code");
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of the whole: the rules of the house, and a real node.
+
+mod architecture;
