@@ -5,3 +5,4 @@ pub mod body;
 pub mod certs;
 pub mod server;
 pub mod streams;
+pub mod tls;
