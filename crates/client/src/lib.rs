@@ -11,13 +11,16 @@
 //! There is no client-side rate limit: the server's fairness decides.
 
 pub mod error;
+pub mod events;
 pub mod informer;
+pub mod leader;
 pub mod resource;
 pub mod transport;
 pub mod workqueue;
 pub mod write;
 
 pub use error::{Error, Result};
+pub use events::{Recorder, Severity, Source};
 pub use informer::{Event, Informer, Informers, ObjectKey, Selection};
 pub use resource::Resource;
 pub use transport::{
