@@ -23,7 +23,9 @@ mod error;
 pub mod fake;
 pub mod mount;
 pub mod namespace;
+pub mod netlink;
 pub mod process;
+pub mod seccomp;
 
 pub use error::{Error, Result};
 

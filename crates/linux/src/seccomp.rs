@@ -14,7 +14,10 @@ pub fn install(program: &[u8]) -> Result<()> {
         detail,
     };
     if program.is_empty() || program.len() % INSTRUCTION_SIZE != 0 {
-        return Err(invalid(format!("{} bytes are not whole instructions", program.len())));
+        return Err(invalid(format!(
+            "{} bytes are not whole instructions",
+            program.len()
+        )));
     }
     let mut instructions: Vec<libc::sock_filter> = program
         .chunks_exact(INSTRUCTION_SIZE)
