@@ -24,6 +24,7 @@ pub mod fake;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
+pub mod nftables;
 pub mod process;
 pub mod seccomp;
 

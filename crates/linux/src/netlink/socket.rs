@@ -113,12 +113,28 @@ impl Socket {
             .context("send", "netlink message")
     }
 
+    /// Shows what is queued already, without waiting.
+    pub(crate) fn drain(&mut self, mut see: impl FnMut(Answer<'_>) -> Flow) -> Result<()> {
+        while self.receive_with(RecvFlags::DONTWAIT, &mut see)?.is_some() {}
+        Ok(())
+    }
+
     /// Waits for one datagram and shows each message in it until `see` says stop.
-    pub(crate) fn receive(&mut self, mut see: impl FnMut(Answer<'_>) -> Flow) -> Result<Flow> {
+    fn receive(&mut self, see: impl FnMut(Answer<'_>) -> Flow) -> Result<Flow> {
+        Ok(self.receive_with(RecvFlags::empty(), see)?.unwrap_or(Flow::More))
+    }
+
+    /// `None` when nothing is queued and the flags say not to wait.
+    fn receive_with(
+        &mut self,
+        flags: RecvFlags,
+        mut see: impl FnMut(Answer<'_>) -> Flow,
+    ) -> Result<Option<Flow>> {
         let length = loop {
-            match rustix::net::recv(&self.fd, &mut self.buffer[..], RecvFlags::TRUNC) {
+            match rustix::net::recv(&self.fd, &mut self.buffer[..], flags | RecvFlags::TRUNC) {
                 Ok((_, length)) => break length,
                 Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
                 Err(error) => return Err(Error::kernel("receive", "netlink answer", error)),
             }
         };
@@ -136,10 +152,10 @@ impl Socket {
                 _ => Answer::Data(message),
             };
             if see(answer) == Flow::Stop {
-                return Ok(Flow::Stop);
+                return Ok(Some(Flow::Stop));
             }
         }
-        Ok(Flow::More)
+        Ok(Some(Flow::More))
     }
 
     /// One request, answered by data, an acknowledgement or both.
