@@ -18,7 +18,10 @@
 //! **Invariant:** no external program is ever run, and nothing here remembers state that the kernel
 //! holds: everything can be found again after a crash.
 
+pub mod beneath;
 pub mod cgroup;
+pub mod check;
+pub mod conntrack;
 mod error;
 pub mod fake;
 pub mod mount;
@@ -27,6 +30,7 @@ pub mod netlink;
 pub mod nftables;
 pub mod process;
 pub mod seccomp;
+pub mod watch;
 
 pub use error::{Error, Result};
 
