@@ -4,6 +4,8 @@
 //! was made can be found again), and fails where a test said it should.
 
 mod cgroups;
+mod filters;
+mod links;
 mod mounts;
 mod namespaces;
 mod processes;
@@ -11,10 +13,14 @@ mod processes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use crate::cgroup::{CgroupPath, Resources};
+use crate::conntrack::Connection;
 use crate::mount::MountInfo;
+use crate::netlink::{Link, Route};
+use crate::nftables::{Dump, Table};
 use crate::{Error, Result};
 
 /// Records calls and plays the kernel.
@@ -33,6 +39,11 @@ struct State {
     sysctls: BTreeMap<(PathBuf, String), String>,
     cgroups: BTreeMap<CgroupPath, Group>,
     processes: BTreeSet<u32>,
+    links: Vec<Link>,
+    addresses: Vec<(String, IpNet)>,
+    routes: Vec<Route>,
+    tables: Vec<(Table, Dump)>,
+    connections: Vec<Connection>,
 }
 
 #[derive(Debug, Default)]

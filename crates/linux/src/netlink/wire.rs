@@ -9,8 +9,6 @@ pub(crate) const NLM_F_REQUEST: u16 = 0x01;
 pub(crate) const NLM_F_ACK: u16 = 0x04;
 pub(crate) const NLM_F_ACK_TLVS: u16 = 0x200;
 pub(crate) const NLM_F_CAPPED: u16 = 0x100;
-pub(crate) const NLM_F_REPLACE: u16 = 0x100;
-pub(crate) const NLM_F_EXCL: u16 = 0x200;
 pub(crate) const NLM_F_CREATE: u16 = 0x400;
 pub(crate) const NLM_F_APPEND: u16 = 0x800;
 pub(crate) const NLM_F_DUMP: u16 = 0x300;
@@ -36,10 +34,6 @@ impl Writer {
 
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes
     }
 
     pub(crate) fn begin(&mut self, kind: u16, flags: u16, sequence: u32) -> Mark {
@@ -79,10 +73,6 @@ impl Writer {
 
     pub(crate) fn u8(&mut self, kind: u16, value: u8) {
         self.attribute(kind, &[value]);
-    }
-
-    pub(crate) fn be16(&mut self, kind: u16, value: u16) {
-        self.attribute(kind, &value.to_be_bytes());
     }
 
     pub(crate) fn be32(&mut self, kind: u16, value: u32) {
@@ -155,10 +145,6 @@ pub(crate) fn text(value: &[u8]) -> String {
 
 pub(crate) fn be32(value: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(value.try_into().ok()?))
-}
-
-pub(crate) fn be64(value: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(value.try_into().ok()?))
 }
 
 #[cfg(test)]

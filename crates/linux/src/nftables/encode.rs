@@ -263,7 +263,7 @@ fn datatype(fields: &[Field]) -> u32 {
 /// A single field keeps its own length; in a concatenation each is padded.
 fn length(fields: &[Field]) -> u32 {
     match fields {
-        [one] => one.len() as u32,
+        [one] => one.size() as u32,
         all => all.iter().map(|field| field.padded() as u32).sum(),
     }
 }
@@ -309,7 +309,7 @@ fn element_data(w: &mut Writer, set: &Set, data: &ElementData) {
 /// A lone field is not padded.
 fn exact<'a>(fields: &[Field], bytes: &'a [u8]) -> &'a [u8] {
     match fields {
-        [one] => bytes.get(..one.len()).unwrap_or(bytes),
+        [one] => bytes.get(..one.size()).unwrap_or(bytes),
         _ => bytes,
     }
 }
@@ -547,7 +547,7 @@ pub(super) fn body(payload: &[u8]) -> &[u8] {
 }
 
 pub(super) fn named(body: &[u8], kind: u16) -> String {
-    attribute(body, kind).map(text).unwrap_or_else(String::new)
+    attribute(body, kind).map(text).unwrap_or_default()
 }
 
 pub(super) fn read_hook(body: &[u8]) -> Option<(u32, i32)> {

@@ -251,7 +251,7 @@ impl Chain {
 }
 
 impl Set {
-    pub fn set(name: impl Into<String>, key: impl Into<Vec<Field>>) -> Self {
+    pub fn plain(name: impl Into<String>, key: impl Into<Vec<Field>>) -> Self {
         Set {
             name: name.into(),
             key: key.into(),
@@ -263,14 +263,14 @@ impl Set {
     pub fn verdicts(name: impl Into<String>, key: impl Into<Vec<Field>>) -> Self {
         Set {
             data: MapData::Verdict,
-            ..Set::set(name, key)
+            ..Set::plain(name, key)
         }
     }
 
     pub fn map(name: impl Into<String>, key: impl Into<Vec<Field>>, data: impl Into<Vec<Field>>) -> Self {
         Set {
             data: MapData::Value(data.into()),
-            ..Set::set(name, key)
+            ..Set::plain(name, key)
         }
     }
 
@@ -317,7 +317,7 @@ impl Element {
 
 impl Field {
     /// The bytes of the value itself.
-    pub fn len(self) -> usize {
+    pub fn size(self) -> usize {
         match self {
             Field::Ipv4 | Field::Number => 4,
             Field::Ipv6 | Field::IfName => 16,
@@ -328,7 +328,7 @@ impl Field {
 
     /// The bytes it takes in a key.
     pub fn padded(self) -> usize {
-        self.len().next_multiple_of(4)
+        self.size().next_multiple_of(4)
     }
 }
 

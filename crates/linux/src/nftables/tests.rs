@@ -58,10 +58,10 @@ fn the_kernel_takes_every_expression() {
             );
             let affinity = Set::map("affinity", [Field::Number, address], [address, Field::Port])
                 .with_kind(SetKind::Dynamic { size: 1000 });
-            let allowed = Set::set("allowed", [address, Field::Proto, Field::Port, address])
+            let allowed = Set::plain("allowed", [address, Field::Proto, Field::Port, address])
                 .with_kind(SetKind::Interval);
-            let ranges = Set::set("ranges", [address]).with_kind(SetKind::Interval);
-            let names = Set::set("names", [Field::IfName]);
+            let ranges = Set::plain("ranges", [address]).with_kind(SetKind::Interval);
+            let names = Set::plain("names", [Field::IfName]);
             let r = |n: u8| Reg(n);
             let load_key = |at: u8| {
                 vec![
@@ -243,9 +243,9 @@ fn elements_come_and_go_one_by_one() {
     in_own_net(|nft| {
         let vips = Set::verdicts("vips", [Field::Ipv4, Field::Proto, Field::Port]);
         let ports = Set::map("ports", [Field::Port], [Field::Number]);
-        let ranges = Set::set("ranges", [Field::Ipv4]).with_kind(SetKind::Interval);
+        let ranges = Set::plain("ranges", [Field::Ipv4]).with_kind(SetKind::Interval);
         let allowed =
-            Set::set("allowed", [Field::Ipv4, Field::Port, Field::Ipv4]).with_kind(SetKind::Interval);
+            Set::plain("allowed", [Field::Ipv4, Field::Port, Field::Ipv4]).with_kind(SetKind::Interval);
         let goto = |n: u8| Verdict::Goto(format!("lb-{n}"));
         let net = |a: [u8; 4]| Key::new().ip(IpAddr::from(a));
         let grant = |last: u8| {
