@@ -1,0 +1,353 @@
+//! Pulling by the distribution protocol.
+//!
+//! Layers come side by side, are checked against the manifest while they come, and are unpacked in order.
+//! Messages are containerd's, because people and the kubelet know them.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference as RemoteReference};
+
+use super::content::check_digest;
+use super::record::{ConfigFile, Descriptor, ImageRecord, Index, Manifest, parse};
+use super::store::{Images, Inner, run_blocking};
+use super::{Digest, ImageError, Progress, PullFailure, Reference};
+
+/// As many layers at once as containerd takes.
+const PARALLEL: usize = 3;
+
+const MANIFESTS: [&str; 4] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+
+/// How registries are spoken to.
+#[derive(Clone, Debug, Default)]
+pub struct Registries {
+    /// Hosts (with port) spoken to in plain HTTP. Those on loopback are anyway.
+    pub insecure: Vec<String>,
+}
+
+/// Who asks.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credentials {
+    Anonymous,
+    Basic { username: String, password: String },
+    Token(String),
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Credentials::Anonymous => f.write_str("Anonymous"),
+            Credentials::Basic { username, .. } => f
+                .debug_struct("Basic")
+                .field("username", username)
+                .finish_non_exhaustive(),
+            Credentials::Token(_) => f.write_str("Token"),
+        }
+    }
+}
+
+impl Registries {
+    fn is_plain(&self, registry: &str) -> bool {
+        let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+        let loopback = host == "localhost"
+            || host
+                .trim_matches(['[', ']'])
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback());
+        loopback || self.insecure.iter().any(|known| known == registry)
+    }
+}
+
+/// One pull under way.
+struct Pull {
+    inner: Arc<Inner>,
+    client: Client,
+    auth: RegistryAuth,
+    name: Reference,
+    remote: RemoteReference,
+    progress: Progress,
+}
+
+impl Images {
+    /// Brings an image here, or makes sure that what is here is what the registry has.
+    pub async fn pull(
+        &self,
+        name: &str,
+        credentials: Credentials,
+        progress: Progress,
+    ) -> Result<ImageRecord, ImageError> {
+        let reference = Reference::parse(name)?;
+        let registry = reference.registry().to_owned();
+        let protocol = match self.inner.registries.is_plain(&registry) {
+            true => ClientProtocol::HttpsExcept(vec![registry]),
+            false => ClientProtocol::Https,
+        };
+        // A client of its own per pull: it keeps credentials by registry, and they are not everybody's.
+        let client = Client::new(ClientConfig {
+            protocol,
+            connect_timeout: Some(std::time::Duration::from_secs(30)),
+            read_timeout: Some(std::time::Duration::from_secs(60)),
+            ..ClientConfig::default()
+        });
+        let remote = reference
+            .to_string()
+            .parse()
+            .map_err(|_| ImageError::InvalidReference(name.to_owned()))?;
+        let auth = match credentials {
+            Credentials::Anonymous => RegistryAuth::Anonymous,
+            Credentials::Basic { username, password } => RegistryAuth::Basic(username, password),
+            Credentials::Token(token) => RegistryAuth::Bearer(token),
+        };
+        let pull = Pull {
+            inner: self.inner.clone(),
+            client,
+            auth,
+            name: reference,
+            remote,
+            progress,
+        };
+        let result = {
+            let _lease = self.inner.lease.read().await;
+            pull.run().await
+        };
+        self.collect().await?;
+        result
+    }
+}
+
+impl Pull {
+    async fn run(&self) -> Result<ImageRecord, ImageError> {
+        (self.progress)(format!("resolving {}", self.name));
+        let (mut bytes, top) = self
+            .manifest(&self.remote)
+            .await
+            .map_err(|error| self.resolve_failed(&error))?;
+        let mut digest = top.clone();
+        if let Some(expected) = &self.name.digest {
+            check_digest("manifest", expected, &digest)?;
+        }
+        if let Ok(index) = serde_json::from_slice::<Index>(&bytes) {
+            let ours = index.choose().ok_or_else(|| {
+                self.failed(
+                    PullFailure::NotFound,
+                    "no match for platform in manifest: not found".to_owned(),
+                )
+            })?;
+            let by_digest = format!("{}@{}", self.name.repository(), ours.digest);
+            let remote = by_digest
+                .parse()
+                .map_err(|_| ImageError::InvalidReference(by_digest.clone()))?;
+            (bytes, digest) = self
+                .manifest(&remote)
+                .await
+                .map_err(|error| self.copy_failed(&error))?;
+            check_digest("manifest", &ours.digest, &digest)?;
+        }
+        let manifest: Manifest = parse("manifest", &bytes)?;
+        self.blob(&manifest.config, "configuration").await?;
+        let config = ConfigFile::parse(&self.inner.content.read(&manifest.config.digest)?)?;
+        let (layers, diff_ids) = (manifest.layers.len(), config.rootfs.diff_ids.len());
+        if layers != diff_ids {
+            let why = format!("the manifest has {layers} layers where the configuration names {diff_ids}");
+            return Err(ImageError::Malformed(why));
+        }
+        self.layers(&manifest, &config).await?;
+        self.keep(&bytes, top, digest, manifest, config).await
+    }
+
+    async fn manifest(&self, remote: &RemoteReference) -> Result<(Vec<u8>, Digest), OciDistributionError> {
+        let (bytes, _) = self
+            .client
+            .pull_manifest_raw(remote, &self.auth, &MANIFESTS)
+            .await?;
+        let digest = Digest::of(&bytes);
+        Ok((bytes.to_vec(), digest))
+    }
+
+    async fn layers(&self, manifest: &Manifest, config: &ConfigFile) -> Result<(), ImageError> {
+        let total = manifest.layers.len();
+        let chain = config.chain();
+        let arrivals = futures::stream::iter(manifest.layers.iter().enumerate())
+            .map(|(at, layer)| async move {
+                self.blob(layer, &format!("layer {}/{total}", at + 1)).await?;
+                Ok::<_, ImageError>(at)
+            })
+            .buffered(PARALLEL);
+        futures::pin_mut!(arrivals);
+        // In order: a layer is unpacked in sight of those below it, while later ones still come.
+        while let Some(at) = arrivals.try_next().await? {
+            let inner = self.inner.clone();
+            let (blob, diff_id) = (
+                manifest.layers[at].digest.clone(),
+                config.rootfs.diff_ids[at].clone(),
+            );
+            let chain = chain[..=at].to_vec();
+            run_blocking(move || inner.layers.unpack_blob(&inner.content, &blob, &diff_id, &chain)).await?;
+        }
+        Ok(())
+    }
+
+    async fn blob(&self, descriptor: &Descriptor, what: &str) -> Result<(), ImageError> {
+        if self.inner.content.size(&descriptor.digest) == Some(descriptor.size) {
+            return Ok(());
+        }
+        (self.progress)(format!(
+            "{what}: {} ({} bytes)",
+            descriptor.digest, descriptor.size
+        ));
+        let text = descriptor.digest.to_string();
+        let wanted = oci_client::manifest::OciDescriptor {
+            digest: text,
+            size: i64::try_from(descriptor.size).unwrap_or(i64::MAX),
+            ..Default::default()
+        };
+        let stream = self
+            .client
+            .pull_blob_stream(&self.remote, &wanted)
+            .await
+            .map_err(|error| self.copy_failed(&error))?;
+        let mut stream = stream.stream;
+        let mut ingest = self.inner.content.ingest()?;
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|error| {
+                self.failed(
+                    PullFailure::Other,
+                    format!("failed to copy: {}", super::describe(&error)),
+                )
+            })?;
+            ingest
+                .write_all(&chunk)
+                .map_err(|error| super::io_error("write", std::path::Path::new(what), error))?;
+        }
+        ingest.commit(what, &descriptor.digest, Some(descriptor.size))
+    }
+
+    async fn keep(
+        &self,
+        bytes: &[u8],
+        top: Digest,
+        digest: Digest,
+        manifest: Manifest,
+        config: ConfigFile,
+    ) -> Result<ImageRecord, ImageError> {
+        self.inner.content.put(bytes)?;
+        let size =
+            bytes.len() as u64 + manifest.config.size + manifest.layers.iter().map(|l| l.size).sum::<u64>();
+        let record = ImageRecord {
+            id: manifest.config.digest,
+            manifest: digest,
+            blobs: manifest.layers.into_iter().map(|layer| layer.digest).collect(),
+            chain: config.chain(),
+            tags: self
+                .name
+                .tag
+                .as_ref()
+                .map(|tag| format!("{}:{tag}", self.name.repository()))
+                .into_iter()
+                .collect(),
+            digests: vec![format!("{}@{top}", self.name.repository())],
+            size,
+            user: config.config.map(|config| config.user).unwrap_or_default(),
+        };
+        let (inner, kept) = (self.inner.clone(), record.clone());
+        run_blocking(move || inner.record(kept)).await?;
+        Ok(record)
+    }
+
+    /// The name leads nowhere, or we may not follow it.
+    fn resolve_failed(&self, error: &OciDistributionError) -> ImageError {
+        let name = &self.name;
+        let (kind, why) = match classify(error) {
+            PullFailure::NotFound => (PullFailure::NotFound, format!("{name}: not found")),
+            PullFailure::Denied => (
+                PullFailure::Denied,
+                format!(
+                    "pull access denied, repository does not exist or may require authorization: authorization failed: {}",
+                    super::describe(error)
+                ),
+            ),
+            PullFailure::Other => (
+                PullFailure::Other,
+                format!("failed to do request: {}", super::describe(error)),
+            ),
+        };
+        self.failed(kind, format!("failed to resolve reference \"{name}\": {why}"))
+    }
+
+    fn copy_failed(&self, error: &OciDistributionError) -> ImageError {
+        self.failed(
+            classify(error),
+            format!("failed to copy: {}", super::describe(error)),
+        )
+    }
+
+    fn failed(&self, kind: PullFailure, reason: String) -> ImageError {
+        ImageError::Pull {
+            image: self.name.to_string(),
+            reason,
+            kind,
+        }
+    }
+}
+
+fn classify(error: &OciDistributionError) -> PullFailure {
+    match error {
+        OciDistributionError::ImageManifestNotFoundError(_) => PullFailure::NotFound,
+        OciDistributionError::ServerError { code: 404, .. } => PullFailure::NotFound,
+        OciDistributionError::UnauthorizedError { .. }
+        | OciDistributionError::AuthenticationFailure(_)
+        | OciDistributionError::ServerError { code: 401 | 403, .. } => PullFailure::Denied,
+        OciDistributionError::RegistryError { envelope, .. } => {
+            let codes = envelope.errors.iter().map(|error| &error.code);
+            codes
+                .map(classify_code)
+                .find(|kind| *kind != PullFailure::Other)
+                .unwrap_or(PullFailure::Other)
+        }
+        _ => PullFailure::Other,
+    }
+}
+
+fn classify_code(code: &OciErrorCode) -> PullFailure {
+    match code {
+        OciErrorCode::ManifestUnknown
+        | OciErrorCode::NameUnknown
+        | OciErrorCode::NotFound
+        | OciErrorCode::BlobUnknown => PullFailure::NotFound,
+        OciErrorCode::Unauthorized | OciErrorCode::Denied => PullFailure::Denied,
+        _ => PullFailure::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_loopback_and_the_listed() {
+        let registries = Registries {
+            insecure: vec!["registry.lan:5000".to_owned()],
+        };
+        for plain in [
+            "localhost:5000",
+            "127.0.0.1:5000",
+            "127.0.0.1",
+            "[::1]:5000",
+            "registry.lan:5000",
+        ] {
+            assert!(registries.is_plain(plain), "{plain}");
+        }
+        for secure in ["index.docker.io", "registry.lan", "localhost.example.com"] {
+            assert!(!registries.is_plain(secure), "{secure}");
+        }
+    }
+}
