@@ -1,1 +1,4 @@
-//! codec
+//! Bytes to values and back, along the tables: JSON, YAML and protobuf.
+
+pub mod json;
+pub mod scalar;
