@@ -1,0 +1,293 @@
+//! `metadata.managedFields`: who manages which fields of an object.
+//!
+//! A manager is a name, an operation, for updates a version, and a subresource; two entries with the same four are
+//! one. Appliers are one manager whatever version they apply in.
+//!
+//! **Invariant:** an encoded list is in upstream's order (operation, time, manager, version, subresource), has no
+//! entry that owns nothing, and at most [`MAX_UPDATE_MANAGERS`] updaters, the oldest merged into
+//! `ancient-changes`.
+
+use super::fields_v1;
+use super::set::FieldSet;
+use crate::{Key, Map, Value};
+use compact_str::CompactString;
+
+/// How many updaters an object may have before the oldest are merged.
+pub const MAX_UPDATE_MANAGERS: usize = 10;
+
+const ANCIENT: &str = "ancient-changes";
+
+/// Who manages.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Manager {
+    pub name: CompactString,
+    pub operation: Operation,
+    pub subresource: CompactString,
+}
+
+/// By which operation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operation {
+    Apply,
+    /// Anything else that writes, in this version.
+    Update(CompactString),
+}
+
+impl Manager {
+    pub fn apply(name: &str, subresource: &str) -> Self {
+        Self::new(name, Operation::Apply, subresource)
+    }
+
+    pub fn update(name: &str, version: &str, subresource: &str) -> Self {
+        Self::new(name, Operation::Update(version.into()), subresource)
+    }
+
+    fn new(name: &str, operation: Operation, subresource: &str) -> Self {
+        Self {
+            name: if name.is_empty() {
+                "unknown".into()
+            } else {
+                name.into()
+            },
+            operation,
+            subresource: subresource.into(),
+        }
+    }
+
+    /// The version of an updater.
+    pub fn update_version(&self) -> Option<&str> {
+        match &self.operation {
+            Operation::Update(version) => Some(version),
+            Operation::Apply => None,
+        }
+    }
+}
+
+/// What one manager manages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub manager: Manager,
+    /// The version the fields are named in.
+    pub version: CompactString,
+    /// RFC 3339, as stored.
+    pub time: Option<CompactString>,
+    pub fields: FieldSet,
+}
+
+/// All managers of an object.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ManagedFields {
+    pub entries: Vec<Entry>,
+}
+
+impl ManagedFields {
+    /// Reads `metadata.managedFields`.
+    pub fn decode(list: Option<&Value>) -> Result<Self, String> {
+        let items = match list {
+            None | Some(Value::Null) => return Ok(Self::default()),
+            Some(Value::Array(items)) => items,
+            Some(_) => return Err("managedFields must be a list".to_owned()),
+        };
+        let mut out = Self {
+            entries: Vec::with_capacity(items.len()),
+        };
+        for (i, item) in items.iter().enumerate() {
+            let entry = decode_entry(i, item)?;
+            match out.entries.iter_mut().find(|e| e.manager == entry.manager) {
+                Some(same) => *same = entry,
+                None => out.entries.push(entry),
+            }
+        }
+        Ok(out)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn get(&self, manager: &Manager) -> Option<&Entry> {
+        self.entries.iter().find(|e| e.manager == *manager)
+    }
+
+    pub(super) fn get_mut(&mut self, manager: &Manager) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|e| e.manager == *manager)
+    }
+
+    /// The list to store, if there is any manager left.
+    pub fn encode(mut self) -> Option<Value> {
+        self.entries.retain(|entry| !entry.fields.is_empty());
+        if self.entries.is_empty() {
+            return None;
+        }
+        if self.entries.len() > 1 {
+            self.entries.sort_by_cached_key(|entry| {
+                let (operation, version) = (operation(entry), entry.version.clone());
+                let seconds = seconds(entry.time.as_deref());
+                (
+                    operation,
+                    seconds,
+                    entry.manager.name.clone(),
+                    version,
+                    entry.manager.subresource.clone(),
+                )
+            });
+        }
+        Some(Value::Array(self.entries.into_iter().map(encode_entry).collect()))
+    }
+
+    /// Merges the oldest updaters of each version into one, until no more than the allowed number are left.
+    pub(super) fn cap_updaters(&mut self) {
+        let mut updaters: Vec<Manager> = self
+            .entries
+            .iter()
+            .filter(|entry| entry.manager.update_version().is_some())
+            .map(|entry| entry.manager.clone())
+            .collect();
+        let mut count = updaters.len();
+        if count <= MAX_UPDATE_MANAGERS {
+            return;
+        }
+        updaters.sort_by_cached_key(|manager| {
+            let time = self.get(manager).and_then(|entry| entry.time.as_deref());
+            (seconds(time), manager.clone())
+        });
+        let mut first_of_version: Vec<(CompactString, Manager)> = Vec::new();
+        for manager in updaters {
+            if count <= MAX_UPDATE_MANAGERS {
+                return;
+            }
+            let Some(at) = self.entries.iter().position(|entry| entry.manager == manager) else {
+                continue;
+            };
+            let version = self.entries[at].version.clone();
+            let Some((_, first)) = first_of_version.iter().find(|(v, _)| *v == version) else {
+                first_of_version.push((version, manager));
+                continue;
+            };
+            let bucket = Manager::update(ANCIENT, &version, "");
+            if self.get(&bucket).is_none() {
+                let first = first.clone();
+                if let Some(entry) = self.get_mut(&first) {
+                    entry.manager = bucket.clone();
+                }
+            }
+            if manager == bucket {
+                continue; // it is the bucket, and its turn among the oldest
+            }
+            let merged = self.entries.remove(at);
+            if let Some(entry) = self.get_mut(&bucket) {
+                entry.fields.add(merged.fields);
+                // The one being merged is the younger.
+                entry.time = merged.time;
+            }
+            count -= 1;
+        }
+    }
+}
+
+/// An error if the list cannot be what upstream would store.
+pub fn validate(list: Option<&Value>) -> Result<(), String> {
+    ManagedFields::decode(list).map(drop)
+}
+
+/// True for a list by which a client asks to forget all managers: `[]` or `[{}]`.
+pub(super) fn is_reset(list: Option<&Value>) -> bool {
+    match list {
+        Some(Value::Array(items)) => match items.as_slice() {
+            [] => true,
+            [Value::Object(map)] => map.iter().all(|(_, value)| is_unset(value)),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(s) => s.is_empty(),
+        _ => false,
+    }
+}
+
+fn operation(entry: &Entry) -> &'static str {
+    match entry.manager.operation {
+        Operation::Apply => "Apply",
+        Operation::Update(_) => "Update",
+    }
+}
+
+fn seconds(time: Option<&str>) -> i64 {
+    time.and_then(|time| time.parse::<jiff::Timestamp>().ok())
+        .map_or(0, jiff::Timestamp::as_second)
+}
+
+fn decode_entry(at: usize, item: &Value) -> Result<Entry, String> {
+    let Value::Object(map) = item else {
+        return Err("managedFields entries must be objects".to_owned());
+    };
+    let version = text(map, "apiVersion");
+    let operation = match text(map, "operation") {
+        "Apply" => Operation::Apply,
+        "Update" => Operation::Update(version.into()),
+        _ => return Err("operation must be `Apply` or `Update`".to_owned()),
+    };
+    if version.is_empty() {
+        return Err("apiVersion must not be empty".to_owned());
+    }
+    match text(map, "fieldsType") {
+        "FieldsV1" => {}
+        "" => return Err(format!("missing fieldsType in managed fields entry {at}")),
+        other => {
+            return Err(format!(
+                "invalid fieldsType {} in managed fields entry {at}",
+                crate::patch::go::quote(other)
+            ));
+        }
+    }
+    let fields = match map.get("fieldsV1") {
+        None | Some(Value::Null) => FieldSet::new(),
+        Some(fields) => fields_v1::from_value(fields)
+            .map_err(|e| format!("error decoding versioned set: error decoding set: {e}"))?,
+    };
+    Ok(Entry {
+        manager: Manager {
+            name: text(map, "manager").into(),
+            operation,
+            subresource: text(map, "subresource").into(),
+        },
+        version: version.into(),
+        time: match text(map, "time") {
+            "" => None,
+            time => Some(time.into()),
+        },
+        fields,
+    })
+}
+
+fn encode_entry(entry: Entry) -> Value {
+    let mut map = Map::with_capacity(7);
+    let mut put = |key: &'static str, value: Value| {
+        map.insert(Key::from_static(key), value);
+    };
+    let operation = operation(&entry);
+    put("apiVersion", Value::from(entry.version.as_str()));
+    put("fieldsType", Value::from("FieldsV1"));
+    put("fieldsV1", fields_v1::to_value(&entry.fields));
+    put("manager", Value::from(entry.manager.name.as_str()));
+    put("operation", Value::from(operation));
+    if !entry.manager.subresource.is_empty() {
+        put("subresource", Value::from(entry.manager.subresource.as_str()));
+    }
+    if let Some(time) = &entry.time {
+        put("time", Value::from(time.as_str()));
+    }
+    Value::Object(map)
+}
+
+fn text<'m>(map: &'m Map, key: &str) -> &'m str {
+    match map.get(key) {
+        Some(Value::String(text)) => text,
+        _ => "",
+    }
+}
