@@ -12,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::Result;
 use crate::error::Context;
+use crate::process::watch_readable;
 
 /// Watches one directory. Must be made inside a tokio runtime.
 #[derive(Debug)]
@@ -31,8 +32,9 @@ impl DirectoryWatch {
             | WatchFlags::ATTRIB
             | WatchFlags::DELETE_SELF;
         inotify::add_watch(&fd, path, flags | WatchFlags::ONLYDIR).context("watch", path.display())?;
-        let fd = AsyncFd::new(fd).context("watch", path.display())?;
-        Ok(Self { fd })
+        Ok(Self {
+            fd: watch_readable(fd, "watch a directory")?,
+        })
     }
 
     /// Waits for the next change, and takes all that came with it.
