@@ -1,1 +1,28 @@
-//! kubelet
+//! The kubelet: runs the pods that are bound to its node, and says how they fare.
+//!
+//! ```text
+//!  API server ──watch──► pods::source ──► pods::worker (one a pod) ──CRI──► runtime
+//!       ▲                                  │   actions, volumes, images, probes, cgroups
+//!       └── status::manager ◄──────────────┘
+//!       └── node (registration, status, lease)      server (HTTPS: logs, exec, stats) ◄── API server
+//! ```
+//!
+//! **Invariants:** what runs is asked of the runtime, never remembered, so a restarted kubelet takes over what
+//! runs; choosing is pure ([`pods::actions`], [`status::generate`]), doing is apart; nothing polls.
+
+pub mod backoff;
+pub mod dns;
+pub mod downward;
+pub mod env;
+pub mod error;
+pub mod events;
+pub mod hostname;
+pub mod images;
+pub mod logs;
+pub mod pod;
+pub mod pods;
+pub mod probes;
+pub mod qos;
+pub mod quantity;
+pub mod runtime;
+pub mod status;

@@ -1,0 +1,2 @@
+//! pods
+pub mod actions;
