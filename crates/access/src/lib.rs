@@ -1,1 +1,37 @@
-//! access
+//! Who may do what: authentication, authorization and admission, one file a plugin.
+//!
+//! The API server asks in upstream's order: authenticators, authorizers, mutating admission, validating
+//! admission. Each list is built by whoever starts the server; nothing here knows a route.
+//!
+//! **Invariant:** plugins read stored objects only through [`Objects`], which the server hands them when it
+//! starts (`bind`); they never open the store.
+
+pub mod admission;
+pub mod authentication;
+pub mod authorization;
+
+use async_trait::async_trait;
+use machinery::Value;
+use machinery::status::ApiError;
+use std::sync::Arc;
+
+/// Stored objects, read from the server's own cache: consistent with every write acknowledged before.
+///
+/// Objects come in the version their group stores.
+#[async_trait]
+pub trait Objects: Send + Sync + 'static {
+    /// One object; `namespace` is empty for kinds that have none.
+    async fn get(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Value>>, ApiError>;
+
+    /// All objects of a resource; of one namespace unless it is empty.
+    async fn list(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Arc<Value>>, ApiError>;
+
+    /// A number that moves whenever an object of the resource changes. Cheap: made to be asked per request.
+    fn version(&self, group: &str, resource: &str) -> u64;
+}

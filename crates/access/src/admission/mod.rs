@@ -1,0 +1,172 @@
+//! Judging and completing objects on their way to the store: one file a plugin.
+//!
+//! All mutating calls come before all validating ones, each in the order of the list.
+
+use crate::Objects;
+use async_trait::async_trait;
+use machinery::Value;
+use machinery::status::ApiError;
+use machinery::user::UserInfo;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What is being done to the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+impl Operation {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
+/// The resource and kind an attribute set speaks of.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    pub group: &'a str,
+    pub version: &'a str,
+    pub resource: &'a str,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    /// The kind in the request's body, which for some subresources is of another group.
+    pub kind: &'a str,
+    pub kind_group: &'a str,
+    pub kind_version: &'a str,
+    pub namespace: &'a str,
+    /// Empty when the server is still to make a name.
+    pub name: &'a str,
+}
+
+impl Target<'_> {
+    /// Whether this is about the object itself, of this group and resource.
+    pub fn is(&self, group: &str, resource: &str) -> bool {
+        self.group == group && self.resource == resource && self.subresource.is_empty()
+    }
+}
+
+/// Everything a plugin may look at. The object itself is an argument of its own, since only mutating calls
+/// may change it.
+#[derive(Debug, Clone, Copy)]
+pub struct Attributes<'a> {
+    pub operation: Operation,
+    pub target: Target<'a>,
+    pub user: &'a UserInfo,
+    /// The object as stored; on update and delete.
+    pub old: Option<&'a Value>,
+    /// `CreateOptions`, `UpdateOptions`, `DeleteOptions` … of the request.
+    pub options: &'a Value,
+    pub dry_run: bool,
+    pub notes: &'a Notes,
+}
+
+/// What plugins and strategies say beside yes and no.
+#[derive(Debug, Default)]
+pub struct Notes {
+    warnings: Mutex<Vec<String>>,
+    annotations: Mutex<BTreeMap<String, String>>,
+}
+
+impl Notes {
+    /// A warning for the client, said once however often it is added.
+    pub fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut warnings = self.warnings.lock();
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    /// An annotation for the audit event.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.annotations.lock().insert(key.into(), value.into());
+    }
+
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock())
+    }
+
+    pub fn annotations(&self) -> BTreeMap<String, String> {
+        self.annotations.lock().clone()
+    }
+}
+
+/// An admission plugin.
+#[async_trait]
+pub trait Plugin: Send + Sync + 'static {
+    /// Upstream's name of the plugin.
+    fn name(&self) -> &'static str;
+
+    /// Whether the plugin wants to see this at all; asked before any work is done for it.
+    fn handles(&self, operation: Operation, target: &Target<'_>) -> bool;
+
+    /// May change the object (`None` on delete and some connects).
+    async fn admit(&self, _attributes: &Attributes<'_>, _object: Option<&mut Value>) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    /// May refuse the object.
+    async fn validate(&self, _attributes: &Attributes<'_>, _object: Option<&Value>) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    /// Called once, when the server starts.
+    fn bind(&self, _objects: Arc<dyn Objects>) {}
+}
+
+/// The plugins of a server, in order.
+#[derive(Clone, Default)]
+pub struct Chain(Arc<[Arc<dyn Plugin>]>);
+
+impl Chain {
+    pub fn new(plugins: Vec<Arc<dyn Plugin>>) -> Self {
+        Self(plugins.into())
+    }
+
+    pub fn bind(&self, objects: &Arc<dyn Objects>) {
+        for plugin in self.0.iter() {
+            plugin.bind(Arc::clone(objects));
+        }
+    }
+
+    /// Whether anybody wants to see this.
+    pub fn handles(&self, operation: Operation, target: &Target<'_>) -> bool {
+        self.0.iter().any(|p| p.handles(operation, target))
+    }
+
+    pub async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        mut object: Option<&mut Value>,
+    ) -> Result<(), ApiError> {
+        for plugin in self.0.iter() {
+            if plugin.handles(attributes.operation, &attributes.target) {
+                plugin.admit(attributes, object.as_deref_mut()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&Value>,
+    ) -> Result<(), ApiError> {
+        for plugin in self.0.iter() {
+            if plugin.handles(attributes.operation, &attributes.target) {
+                plugin.validate(attributes, object).await?;
+            }
+        }
+        Ok(())
+    }
+}
