@@ -11,7 +11,8 @@ mod namespaces;
 mod processes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -44,6 +45,10 @@ struct State {
     routes: Vec<Route>,
     tables: Vec<(Table, Dump)>,
     connections: Vec<Connection>,
+    /// The links of other namespaces, by where these are kept.
+    nets: BTreeMap<PathBuf, Arc<Recorder>>,
+    /// The far ends of pairs.
+    peers: BTreeMap<String, (PathBuf, String)>,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +80,21 @@ impl Recorder {
     /// Makes a process that can be signalled and moved.
     pub fn add_running(&self, pid: u32) {
         self.state.lock().processes.insert(pid);
+    }
+
+    /// The links of the namespace kept at `net`, with a loopback from the beginning.
+    pub fn inside(&self, net: &Path) -> Arc<Recorder> {
+        let mut state = self.state.lock();
+        let known = state.nets.entry(net.to_path_buf()).or_insert_with(|| {
+            let inside = Recorder::default();
+            inside.state.lock().links.push(Link {
+                index: 1,
+                name: "lo".into(),
+                ..Link::default()
+            });
+            Arc::new(inside)
+        });
+        known.clone()
     }
 
     /// What was last set on a group.

@@ -47,6 +47,12 @@ pub trait Namespaces: Send + Sync {
     /// The value of a sysctl (`net.ipv4.ip_forward`) as seen in a network namespace.
     fn sysctl(&self, net: &Net, key: &str) -> Result<String>;
     fn set_sysctl(&self, net: &Net, key: &str, value: &str) -> Result<()>;
+    /// Several at once: one visit to the namespace. Stops at the first that is refused.
+    fn set_sysctls(&self, net: &Net, values: &[(&str, &str)]) -> Result<()> {
+        values
+            .iter()
+            .try_for_each(|(key, value)| self.set_sysctl(net, key, value))
+    }
 }
 
 /// Runs `work` on a thread of its own inside the network namespace kept at `path`.
@@ -93,8 +99,14 @@ fn on_own_thread<T: Send>(
     })
 }
 
+/// Dots part the names; in a key that holds a slash the slashes do, as an interface name may hold a dot.
 fn sysctl_path(key: &str) -> PathBuf {
-    Path::new("/proc/sys").join(key.replace('.', "/"))
+    let path = if key.contains('/') {
+        key.to_owned()
+    } else {
+        key.replace('.', "/")
+    };
+    Path::new("/proc/sys").join(path)
 }
 
 impl Namespaces for Kernel {
@@ -155,8 +167,15 @@ impl Namespaces for Kernel {
     }
 
     fn set_sysctl(&self, net: &Net, key: &str, value: &str) -> Result<()> {
-        let path = sysctl_path(key);
-        let write = || fs::write(&path, value).context("set sysctl", format_args!("{key}={value}"));
+        self.set_sysctls(net, &[(key, value)])
+    }
+
+    fn set_sysctls(&self, net: &Net, values: &[(&str, &str)]) -> Result<()> {
+        let write = || {
+            values.iter().try_for_each(|(key, value)| {
+                fs::write(sysctl_path(key), value).context("set sysctl", format_args!("{key}={value}"))
+            })
+        };
         match net {
             Net::Own => write(),
             Net::At(at) => in_net(at, write),

@@ -1,4 +1,4 @@
-//! Links, addresses, routes and neighbours of the recording fake: one namespace.
+//! Links, addresses, routes and neighbours of the recording fake.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{Recorder, refused};
 use crate::Result;
-use crate::netlink::{Link, LinkChange, LinkKind, Links, Neighbour, Route};
+use crate::netlink::{Link, LinkChange, LinkKind, Links, Neighbour, Route, VethPeer};
 
 impl Links for Recorder {
     fn links(&self) -> Result<Vec<Link>> {
@@ -43,18 +43,39 @@ impl Links for Recorder {
                 ..Link::default()
             };
             state.links.push(link);
+            if let LinkKind::Veth(VethPeer {
+                name: peer,
+                net: Some(net),
+                ..
+            }) = kind
+            {
+                state.peers.insert(name.to_owned(), (net.clone(), peer.clone()));
+            }
             Ok(index)
-        })
+        })?;
+        if let LinkKind::Veth(VethPeer {
+            name: peer,
+            net: Some(net),
+            ..
+        }) = kind
+        {
+            self.inside(net).create_link(peer, &LinkKind::Dummy)?;
+        }
+        self.link(name).map(|link| link.map_or(0, |link| link.index))
     }
 
     fn delete_link(&self, name: &str) -> Result<bool> {
-        self.call(format!("link-delete {name}"), |state| {
+        let (found, peer) = self.call(format!("link-delete {name}"), |state| {
             let before = state.links.len();
             state.links.retain(|link| link.name != name);
             state.addresses.retain(|(link, _)| link != name);
             state.routes.retain(|route| route.link.as_deref() != Some(name));
-            Ok(state.links.len() < before)
-        })
+            Ok((state.links.len() < before, state.peers.remove(name)))
+        })?;
+        if let Some((net, peer)) = peer {
+            self.inside(&net).delete_link(&peer)?;
+        }
+        Ok(found)
     }
 
     fn change_link(&self, name: &str, change: &LinkChange) -> Result<()> {
