@@ -13,6 +13,7 @@
 pub mod error;
 pub mod events;
 pub mod informer;
+pub mod labels;
 pub mod leader;
 pub mod resource;
 pub mod transport;
