@@ -1,0 +1,241 @@
+//! The loop: pops, decides, assumes, hands over.
+
+use crate::bind::Hands;
+use crate::cache::Cache;
+use crate::cycle::{Algorithm, Unfit};
+use crate::events::Ears;
+use crate::framework::{ClusterEvent, Plugin};
+use crate::plugins;
+use crate::pod_info::PodInfo;
+use crate::preemption;
+use crate::queue::SchedulingQueue;
+use crate::snapshot::Snapshot;
+use client::{Event, Informer, Informers, Recorder, Source};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use machinery::clock::Clock;
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// What a scheduler is started with.
+pub struct Options {
+    /// Acts as `system:kube-scheduler`.
+    pub client: kube::Client,
+    pub informers: Informers,
+    pub clock: Arc<dyn Clock>,
+    /// Where ties between nodes are broken from.
+    pub seed: u64,
+    pub scheduler_name: String,
+    /// How many of the nodes to look at; 0 leaves it to the cluster's size.
+    pub percentage_of_nodes_to_score: usize,
+    /// The machine's name, for events.
+    pub host: String,
+}
+
+impl Options {
+    /// Upstream's default profile.
+    pub fn new(client: kube::Client, informers: Informers, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            client,
+            informers,
+            clock,
+            seed: rand::rng().random(),
+            scheduler_name: "default-scheduler".to_owned(),
+            percentage_of_nodes_to_score: 0,
+            host: "localhost".to_owned(),
+        }
+    }
+}
+
+/// So many bindings may be on their way at a time.
+const IN_FLIGHT: usize = 512;
+
+/// The scheduler.
+pub struct Scheduler {
+    algorithm: Algorithm,
+    cache: Arc<Mutex<Cache>>,
+    queue: Arc<SchedulingQueue>,
+    hands: Hands,
+    nodes: Informer<Node>,
+    pods: Informer<Pod>,
+    budgets: Informer<PodDisruptionBudget>,
+    random: SmallRng,
+}
+
+impl Scheduler {
+    /// Subscribes to the informers. Must be called inside a tokio runtime.
+    pub fn new(options: Options) -> Self {
+        let context = plugins::Context {
+            informers: options.informers.clone(),
+        };
+        let plugins: Vec<Arc<dyn Plugin>> = plugins::ALL.iter().map(|(_, make)| make(&context)).collect();
+        let hinting = plugins.clone();
+        let hint = move |plugin: &'static str, event| {
+            let of = hinting.iter().find(|p| p.name() == plugin);
+            of.is_none_or(|p| p.wakes(event))
+        };
+        let cache = Arc::new(Mutex::new(Cache::default()));
+        let queue = Arc::new(SchedulingQueue::new(Box::new(hint)));
+        let gating = plugins.clone();
+        let ears = Arc::new(Ears {
+            cache: Arc::clone(&cache),
+            queue: Arc::clone(&queue),
+            scheduler_name: options.scheduler_name.clone(),
+            may_enqueue: Box::new(move |pod| gating.iter().all(|p| p.may_enqueue(pod))),
+        });
+        let (nodes, pods) = (options.informers.get::<Node>(), options.informers.get::<Pod>());
+        let hears = Arc::clone(&ears);
+        nodes.subscribe(move |event| hears.node(event));
+        pods.subscribe(move |event| ears.pod(event));
+        wake_on::<Namespace>(&options.informers, &queue, ClusterEvent::Namespace);
+        wake_on::<PersistentVolumeClaim>(&options.informers, &queue, ClusterEvent::Storage);
+        wake_on::<PersistentVolume>(&options.informers, &queue, ClusterEvent::Storage);
+        let source = Source::Series {
+            instance: format!("{}-{}", options.scheduler_name, options.host),
+            controller: options.scheduler_name,
+        };
+        Self {
+            algorithm: Algorithm::new(
+                plugins,
+                options.percentage_of_nodes_to_score,
+                SmallRng::seed_from_u64(options.seed),
+            ),
+            cache,
+            queue,
+            hands: Hands {
+                recorder: Recorder::new(options.client.clone(), source, Arc::clone(&options.clock)),
+                client: options.client,
+                clock: options.clock,
+            },
+            nodes,
+            pods,
+            budgets: options.informers.get(),
+            random: SmallRng::seed_from_u64(options.seed.wrapping_add(1)),
+        }
+    }
+
+    /// Schedules until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = async { self.nodes.synced().await; self.pods.synced().await } => {}
+        }
+        let permits = Arc::new(Semaphore::new(IN_FLIGHT));
+        let mut snapshot = Snapshot::default();
+        loop {
+            let permit = tokio::select! {
+                () = stop.cancelled() => return,
+                // The semaphore is never closed.
+                Ok(permit) = Arc::clone(&permits).acquire_owned() => permit,
+            };
+            let pod = tokio::select! {
+                () = stop.cancelled() => return,
+                pod = self.queue.pop() => pod,
+            };
+            self.cache.lock().refresh(&mut snapshot);
+            let nominated = self.queue.nominated();
+            match self.algorithm.schedule(&pod, &snapshot, &nominated) {
+                Ok(node) => {
+                    let name = Arc::clone(&node.name);
+                    self.cache.lock().assume(Arc::clone(&pod), &name);
+                    self.queue.delete(&pod.key);
+                    let (hands, cache, queue) = (
+                        self.hands.clone(),
+                        Arc::clone(&self.cache),
+                        Arc::clone(&self.queue),
+                    );
+                    let pods = self.pods.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = hands.bind(&pod, &name).await {
+                            binding_failed(&hands, &cache, &queue, &pods, pod, &error).await;
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(unfit) => self.no_fit(pod, *unfit, &snapshot),
+            }
+            // Deciding does not wait; others on this thread must get their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn no_fit(&mut self, pod: Arc<PodInfo>, unfit: Unfit, snapshot: &Snapshot) {
+        let mut unfit = unfit;
+        let mut promise = None;
+        if unfit.diagnosis.nodes > 0 && unfit.diagnosis.pre_filter.is_none() {
+            let start = self.random.random_range(0..snapshot.nodes.len());
+            let now = self.hands.clock.now();
+            match preemption::plan(&pod, &unfit, snapshot, &self.budgets.list(), start, now) {
+                Ok(plan) => {
+                    promise = Some(plan.node.clone());
+                    self.queue.nominate(&pod, Some(&plan.node));
+                    let (hands, preemptor) = (self.hands.clone(), Arc::clone(&pod));
+                    tokio::spawn(async move { hands.evict(&preemptor, &plan).await });
+                }
+                Err(message) => {
+                    unfit.diagnosis.post_filter = format!("preemption: {message}");
+                    if pod.nominated_node().is_some() && !message.starts_with("not eligible") {
+                        promise = Some(String::new());
+                        self.queue.nominate(&pod, None);
+                    }
+                }
+            }
+        }
+        let message = unfit.diagnosis.message();
+        tracing::debug!(pod = %pod.key, message, "no fit");
+        self.queue.fail(&pod, unfit.diagnosis.plugins);
+        let hands = self.hands.clone();
+        tokio::spawn(async move {
+            hands
+                .report_failure(&pod, "Unschedulable", &message, promise.as_deref())
+                .await;
+        });
+    }
+}
+
+async fn binding_failed(
+    hands: &Hands,
+    cache: &Mutex<Cache>,
+    queue: &SchedulingQueue,
+    pods: &Informer<Pod>,
+    pod: Arc<PodInfo>,
+    error: &kube::Error,
+) {
+    cache.lock().forget(&pod.key, pod.uid());
+    queue.wake(ClusterEvent::PodDeleted);
+    // Bound after all, replaced, or deleted: then there is nothing to try again.
+    let current = pods
+        .get(&pod.key)
+        .filter(|p| p.metadata.uid.as_deref() == Some(pod.uid()));
+    let Some(current) = current else { return };
+    let bound = current
+        .spec
+        .as_ref()
+        .and_then(|s| s.node_name.as_deref())
+        .is_some_and(|n| !n.is_empty());
+    if bound || current.metadata.deletion_timestamp.is_some() {
+        return;
+    }
+    tracing::debug!(pod = %pod.key, %error, "binding failed");
+    let pod = Arc::new(PodInfo::new(current));
+    queue.retry(Arc::clone(&pod));
+    let message = format!("binding rejected: {error}");
+    hands.report_failure(&pod, "SchedulerError", &message, None).await;
+}
+
+fn wake_on<K: client::informer::Object>(
+    informers: &Informers,
+    queue: &Arc<SchedulingQueue>,
+    event: ClusterEvent,
+) {
+    let queue = Arc::clone(queue);
+    informers.get::<K>().subscribe(move |what| {
+        if !matches!(what, Event::Deleted(_)) {
+            queue.wake(event);
+        }
+    });
+}
