@@ -1,1 +1,38 @@
-//! defaults
+//! Defaults that stand in the tables. What needs logic (a Pod's, say) is the strategy's.
+
+use crate::schema::{Shape, TypeId, Types};
+use crate::value::Value;
+
+/// Fills what is absent, or null, in a value of type `id`, all the way down. Objects that are absent and have no default
+/// of their own stay absent.
+pub fn apply(types: &Types, id: TypeId, value: &mut Value) {
+    match (types.shape(id), value) {
+        (Shape::Struct(s), Value::Object(map)) => {
+            for field in s.fields() {
+                if let Some(default) = &field.default
+                    && map.get(&field.name).is_none_or(Value::is_null)
+                {
+                    map.insert(field.name.clone(), default.clone());
+                }
+            }
+            for (name, value) in map.iter_mut() {
+                match (s.field(name), s.additional) {
+                    (Some(field), _) => apply(types, field.ty, value),
+                    (None, Some(ty)) => apply(types, ty, value),
+                    (None, None) => {}
+                }
+            }
+        }
+        (Shape::Map(map), Value::Object(entries)) => {
+            for value in entries.values_mut() {
+                apply(types, map.value, value);
+            }
+        }
+        (Shape::List(list), Value::Array(items)) => {
+            for item in items {
+                apply(types, list.item, item);
+            }
+        }
+        _ => {}
+    }
+}
