@@ -1,3 +1,4 @@
 //! runtime
 pub mod images;
+mod oci;
 pub mod shim;
