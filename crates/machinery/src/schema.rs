@@ -128,7 +128,7 @@ impl Struct {
             // No type has 65,536 fields: tables are checked when they are made.
             .filter_map(|at| u16::try_from(at).ok())
             .collect();
-        wire.sort_by_key(|at| fields[usize::from(*at)].wire_path());
+        wire.sort_by(|a, b| fields[usize::from(*a)].wire_path().cmp(fields[usize::from(*b)].wire_path()));
         Self { name: name.into(), message: message.into(), fields, wire, ..Self::default() }
     }
 
@@ -148,6 +148,17 @@ impl Struct {
     /// The fields that are on the wire, in the order they are written.
     pub fn wire_fields(&self) -> impl ExactSizeIterator<Item = &Field> + Clone {
         self.wire.iter().map(|at| &self.fields[usize::from(*at)])
+    }
+
+    /// What a tag means inside the messages `via` (outermost first) of this type's message.
+    pub fn on_wire(&self, via: &[u32], tag: u32) -> OnWire<'_> {
+        let path = via.iter().chain([&tag]);
+        let at = self.wire.partition_point(|at| self.fields[usize::from(*at)].wire_path().lt(path.clone()));
+        match self.wire.get(at).map(|at| &self.fields[usize::from(*at)]) {
+            Some(field) if field.wire_path().eq(path.clone()) => OnWire::Field(field),
+            Some(field) if field.wire_path().take(via.len() + 1).eq(path) => OnWire::Message,
+            _ => OnWire::Unknown,
+        }
     }
 
     /// Sets a field's default, for tables that add defaults of their own.
@@ -173,9 +184,18 @@ impl Field {
         }
     }
 
-    fn wire_path(&self) -> Vec<u32> {
-        self.via.iter().copied().chain([self.tag]).collect()
+    fn wire_path(&self) -> impl Iterator<Item = &u32> + Clone {
+        self.via.iter().chain([&self.tag])
     }
+}
+
+/// What a protobuf tag stands for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum OnWire<'a> {
+    Field(&'a Field),
+    /// A message that JSON inlines: its tags are fields of the same object.
+    Message,
+    Unknown,
 }
 
 /// A kind: what an `apiVersion` and `kind` stand for.
