@@ -1,6 +1,9 @@
 //! The tables of every built-in group and version of Kubernetes v1.36: types, kinds and resources.
 //!
-//! **Invariant:** `tables/` is written by `examples/generate.rs` from the API facts, never by hand. What a kind needs
+//! `tables/defaults.txt` holds the defaults the published schema (OpenAPI v3) gives: `{}` marks a struct that upstream
+//! holds by value, which is always written.
+//!
+//! **Invariant:** the rest of `tables/` is written by `examples/generate.rs` from the API facts, never by hand. What a kind needs
 //! beyond facts is in its strategy (`resources`).
 
 mod discovery;
@@ -19,7 +22,8 @@ struct Tables {
 }
 
 static TABLES: LazyLock<Tables> = LazyLock::new(|| {
-    let (types, kinds) = parse::types(include_str!("tables/types.txt"));
+    let (mut types, kinds) = parse::types(include_str!("tables/types.txt"));
+    parse::defaults(&mut types, include_str!("tables/defaults.txt"));
     Tables { types, kinds }
 });
 
@@ -82,6 +86,40 @@ mod tests {
             error,
             "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container"
         );
+    }
+
+    #[test]
+    fn structs_held_by_value_default_to_empty() {
+        let field = |name, field| {
+            types()
+                .as_struct(by_name(name).unwrap())
+                .unwrap()
+                .field(field)
+                .unwrap()
+                .default
+                .clone()
+        };
+        let empty = Some(machinery::Value::object());
+        assert_eq!(field("io.k8s.api.apps.v1.Deployment", "status"), empty);
+        assert_eq!(field("io.k8s.api.core.v1.Container", "resources"), empty);
+        assert_eq!(
+            field("io.k8s.api.core.v1.ContainerPort", "protocol"),
+            Some("TCP".into())
+        );
+        assert_eq!(field("io.k8s.api.core.v1.PodSpec", "securityContext"), None);
+        let written = include_str!("tables/defaults.txt")
+            .lines()
+            .flat_map(|l| l.split(' ').skip(1))
+            .count();
+        let found: usize = (include_str!("tables/defaults.txt").lines())
+            .map(|line| {
+                types()
+                    .as_struct(by_name(line.split(' ').next().unwrap()).unwrap())
+                    .unwrap()
+            })
+            .map(|s| s.fields().iter().filter(|f| f.default.is_some()).count())
+            .sum();
+        assert_eq!(found, written);
     }
 
     #[test]

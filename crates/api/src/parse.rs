@@ -59,6 +59,23 @@ pub(crate) fn types(table: &'static str) -> (Types, HashMap<GroupVersionKind, Ty
     (reader.types, kinds)
 }
 
+/// Reads `<definition> <field>=<json> ...` lines into the types.
+pub(crate) fn defaults(types: &mut Types, table: &'static str) {
+    for line in table.lines() {
+        let mut words = line.split(' ');
+        let name = words.next().expect("a definition's name");
+        let id = types.by_name(name).expect("a definition of the table");
+        let Shape::Struct(s) = types.shape_mut(id) else {
+            panic!("{name} has no fields");
+        };
+        for word in words {
+            let (field, json) = word.split_once('=').expect("a field and its default");
+            let default = machinery::codec::json::decode_any(json.as_bytes()).expect("a default is JSON");
+            s.set_default(field, default.value);
+        }
+    }
+}
+
 struct Reader {
     types: Types,
     ids: Vec<TypeId>,
