@@ -477,7 +477,9 @@ fn expression(w: &mut Writer, expr: &Expr) {
             if let Some(data) = data {
                 register(w, 5, *data);
             }
-            w.be64(6, milliseconds(*timeout));
+            if *op != DynsetOp::Delete {
+                w.be64(6, milliseconds(*timeout));
+            }
         }
         Expr::Limit { per_second, burst } => {
             w.be64(1, *per_second);
@@ -504,10 +506,7 @@ fn name(expr: &Expr) -> &'static str {
         Expr::Counter => "counter",
         Expr::Reject(_) => "reject",
         Expr::Fib { .. } => "fib",
-        Expr::Dynset {
-            op: DynsetOp::Add | DynsetOp::Update,
-            ..
-        } => "dynset",
+        Expr::Dynset { .. } => "dynset",
         Expr::Limit { .. } => "limit",
     }
 }

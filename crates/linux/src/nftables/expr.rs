@@ -187,8 +187,9 @@ pub enum FibResult {
 pub enum DynsetOp {
     /// Adds when missing.
     Add = 0,
-    /// Adds, or starts the entry's time anew.
+    /// Adds, or starts the entry's time anew; the value of one that is there stays.
     Update = 1,
+    Delete = 2,
 }
 
 impl Expr {
