@@ -300,6 +300,22 @@ impl Map {
         Self { entries: Vec::with_capacity(capacity) }
     }
 
+    /// A map of entries in any order; of equal keys the last one stays, and each such key is told to `repeated`.
+    pub fn from_unsorted(mut entries: Vec<(Key, Value)>, mut repeated: impl FnMut(&Key)) -> Self {
+        if !entries.is_sorted_by(|a, b| a.0 < b.0) {
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            entries.dedup_by(|later, earlier| {
+                let same = later.0 == earlier.0;
+                if same {
+                    repeated(&later.0);
+                    std::mem::swap(later, earlier);
+                }
+                same
+            });
+        }
+        Self { entries }
+    }
+
     pub fn len(&self) -> usize {
         self.entries.len()
     }

@@ -10,15 +10,22 @@ const MICRO_TIME_LAYOUT: &str = "2006-01-02T15:04:05.000000Z07:00";
 
 pub(crate) fn base64(text: &str) -> Result<CompactString, String> {
     use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
+    use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+    // As Go's, which does not look at the last symbol's unused bits.
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &base64::alphabet::STANDARD,
+        GeneralPurposeConfig::new()
+            .with_decode_allow_trailing_bits(true)
+            .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
+    );
     // Go's decoder passes over line ends.
     let clean: CompactString = if text.contains(['\r', '\n']) {
         text.split(['\r', '\n']).concat_compact()
     } else {
         text.into()
     };
-    match STANDARD.decode(clean.as_bytes()) {
-        Ok(_) => Ok(clean),
+    match LENIENT.decode(clean.as_bytes()) {
+        Ok(bytes) => Ok(base64::engine::general_purpose::STANDARD.encode(bytes).into()),
         Err(error) => {
             let at = match error {
                 base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,

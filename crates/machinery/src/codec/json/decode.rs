@@ -1,4 +1,4 @@
-//! JSON to values and back.
+//! JSON to values.
 //!
 //! Decoding walks the bytes once, along a type of the tables: a known field costs no key, an unknown one is skipped
 //! and reported, scalars are checked and normalised (quantities, times, base64) on the way. What Go's decoder
@@ -7,9 +7,9 @@
 //!
 //! **Invariant:** nesting is limited to [`MAX_DEPTH`], so no input exhausts the stack.
 
-use super::scalar;
+use crate::codec::scalar;
 use crate::schema::{ListKind, Shape, Struct, TypeId, Types};
-use crate::value::{Map, Value};
+use crate::value::{Key, Map, Value};
 use compact_str::CompactString;
 use std::fmt::{self, Write as _};
 
@@ -36,8 +36,8 @@ pub enum DecodeError {
     /// JSON, but not of the type; the text is Go's.
     #[error("{0}")]
     Type(String),
-    #[error("exceeded max depth")]
-    TooDeep,
+    #[error("invalid character '{}' exceeded max depth", *.0 as char)]
+    TooDeep(u8),
 }
 
 /// Decodes one document of type `id`.
@@ -57,7 +57,7 @@ pub fn decode_any(bytes: &[u8]) -> Result<Decoded, DecodeError> {
 /// Shapes an already decoded value by a type: what [`decode`] does to text. For YAML, CBOR and patches.
 pub fn conform(value: &Value, types: &Types, id: TypeId) -> Result<Decoded, DecodeError> {
     let mut text = Vec::new();
-    encode(value, &mut text);
+    super::encode(value, &mut text);
     decode(&text, types, id)
 }
 
@@ -149,39 +149,27 @@ impl<'a> Parser<'a> {
             return Err(self.mismatch(&go_name(&s.name)));
         }
         let outer = std::mem::replace(&mut self.holder, short_name(&s.name));
-        let mut map = Map::new();
+        let mut entries = Vec::new();
         self.each_field(|parser, name| {
             let field = s.field(&name);
             parser.path.push(Step::Field(name.clone()));
-            if map.contains_key(&name) {
-                parser.find("duplicate field");
-            }
-            match field {
-                Some(field) => {
-                    if let Some(value) = parser.typed(field.ty)? {
-                        map.insert(field.name.clone(), value);
-                    } else {
-                        map.remove(&name);
-                    }
+            let entry = match (field, s.additional) {
+                // Null is kept for the moment: it takes back what the field had before.
+                (Some(field), _) => Some((field.name.clone(), parser.typed(field.ty)?.unwrap_or_default())),
+                (None, Some(ty)) => Some((Key::from(&*name), parser.typed(ty)?.unwrap_or_default())),
+                (None, None) if s.preserve_unknown => Some((Key::from(&*name), parser.any()?)),
+                (None, None) => {
+                    parser.find("unknown field");
+                    parser.skip()?;
+                    None
                 }
-                None => match s.additional {
-                    Some(ty) => {
-                        let value = parser.typed(ty)?.unwrap_or_default();
-                        map.insert(&*name, value);
-                    }
-                    None if s.preserve_unknown => {
-                        let value = parser.any()?;
-                        map.insert(&*name, value);
-                    }
-                    None => {
-                        parser.find("unknown field");
-                        parser.skip()?;
-                    }
-                },
-            }
+            };
+            entries.extend(entry);
             parser.path.pop();
             Ok(())
         })?;
+        let mut map = self.object(entries);
+        map.retain(|name, value| !value.is_null() || s.field(name).is_none());
         self.holder = outer;
         Ok(Value::Object(map))
     }
@@ -191,20 +179,19 @@ impl<'a> Parser<'a> {
             let name = self.go_type(id);
             return Err(self.mismatch(&name));
         }
-        let mut map = Map::new();
+        let mut entries = Vec::new();
         self.each_field(|parser, name| {
-            parser.path.push(Step::Field(name.clone()));
+            let key = Key::from(&*name);
+            parser.path.push(Step::Field(name));
             let value = match parser.typed(item)? {
                 Some(value) => value,
                 None => parser.zero(item),
             };
-            if map.insert(&*name, value).is_some() {
-                parser.find("duplicate field");
-            }
+            entries.push((key, value));
             parser.path.pop();
             Ok(())
         })?;
-        Ok(Value::Object(map))
+        Ok(Value::Object(self.object(entries)))
     }
 
     fn list(&mut self, item: TypeId, _kind: &ListKind, id: TypeId) -> Result<Value, DecodeError> {
@@ -224,6 +211,15 @@ impl<'a> Parser<'a> {
             Ok(())
         })?;
         Ok(Value::Array(items))
+    }
+
+    /// An object of the fields read; repeated ones are reported.
+    fn object(&mut self, entries: Vec<(Key, Value)>) -> Map {
+        Map::from_unsorted(entries, |key| {
+            self.path.push(Step::Field(key.to_string().into()));
+            self.find("duplicate field");
+            self.path.pop();
+        })
     }
 
     /// What Go's decoder leaves where null stands in a list or map.
@@ -297,17 +293,15 @@ impl<'a> Parser<'a> {
     fn any(&mut self) -> Result<Value, DecodeError> {
         match self.peek() {
             Some(b'{') => {
-                let mut map = Map::new();
+                let mut entries = Vec::new();
                 self.each_field(|parser, name| {
-                    parser.path.push(Step::Field(name.clone()));
-                    let value = parser.any()?;
-                    if map.insert(&*name, value).is_some() {
-                        parser.find("duplicate field");
-                    }
+                    let key = Key::from(&*name);
+                    parser.path.push(Step::Field(name));
+                    entries.push((key, parser.any()?));
                     parser.path.pop();
                     Ok(())
                 })?;
-                Ok(Value::Object(map))
+                Ok(Value::Object(self.object(entries)))
             }
             Some(b'[') => {
                 let mut items = Vec::new();
@@ -405,9 +399,12 @@ impl<'a> Parser<'a> {
     }
 
     fn enter(&mut self) -> Result<(), DecodeError> {
-        self.at += 1;
         self.depth += 1;
-        if self.depth > MAX_DEPTH { Err(DecodeError::TooDeep) } else { Ok(()) }
+        if self.depth > MAX_DEPTH {
+            return Err(DecodeError::TooDeep(self.peek().unwrap_or(b'{')));
+        }
+        self.at += 1;
+        Ok(())
     }
 
     fn leave(&mut self) -> Result<(), DecodeError> {
@@ -681,136 +678,4 @@ impl fmt::Display for GoByte {
             byte => write!(f, r"'\x{byte:02x}'"),
         }
     }
-}
-
-/// Appends a value as compact JSON.
-pub fn encode(value: &Value, out: &mut Vec<u8>) {
-    match value {
-        Value::Null => out.extend_from_slice(b"null"),
-        Value::Bool(true) => out.extend_from_slice(b"true"),
-        Value::Bool(false) => out.extend_from_slice(b"false"),
-        Value::Int(int) => out.extend_from_slice(itoa::Buffer::new().format(*int).as_bytes()),
-        Value::Float(float) => encode_float(*float, out),
-        Value::String(text) => encode_text(text, out),
-        Value::Array(items) => {
-            out.push(b'[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                encode(item, out);
-            }
-            out.push(b']');
-        }
-        Value::Object(map) => {
-            out.push(b'{');
-            for (index, (key, item)) in map.iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                encode_text(key, out);
-                out.push(b':');
-                encode(item, out);
-            }
-            out.push(b'}');
-        }
-    }
-}
-
-/// A value as compact JSON.
-pub fn to_vec(value: &Value) -> Vec<u8> {
-    let mut out = Vec::with_capacity(512);
-    encode(value, &mut out);
-    out
-}
-
-/// Appends a value as JSON over several lines, indented by two spaces as `?pretty=1` has it.
-pub fn encode_pretty(value: &Value, out: &mut Vec<u8>) {
-    pretty(value, 0, out);
-}
-
-fn pretty(value: &Value, level: usize, out: &mut Vec<u8>) {
-    let line = |out: &mut Vec<u8>, level: usize| {
-        out.push(b'\n');
-        out.resize(out.len() + 2 * level, b' ');
-    };
-    match value {
-        Value::Array(items) if !items.is_empty() => {
-            out.push(b'[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                line(out, level + 1);
-                pretty(item, level + 1, out);
-            }
-            line(out, level);
-            out.push(b']');
-        }
-        Value::Object(map) if !map.is_empty() => {
-            out.push(b'{');
-            for (index, (key, item)) in map.iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                line(out, level + 1);
-                encode_text(key, out);
-                out.extend_from_slice(b": ");
-                pretty(item, level + 1, out);
-            }
-            line(out, level);
-            out.push(b'}');
-        }
-        other => encode(other, out),
-    }
-}
-
-fn encode_float(float: f64, out: &mut Vec<u8>) {
-    let magnitude = float.abs();
-    let text = if !float.is_finite() {
-        // JSON cannot say it, and no decoder here makes it.
-        "null".to_owned()
-    } else if magnitude != 0.0 && !(1e-6..1e21).contains(&magnitude) {
-        // Go writes `1e+21` and `1e-07`.
-        let text = format!("{float:e}");
-        match text.split_once('e') {
-            Some((mantissa, exponent)) if !exponent.starts_with('-') => format!("{mantissa}e+{exponent:0>2}"),
-            Some((mantissa, exponent)) => format!("{mantissa}e-{:0>2}", &exponent[1..]),
-            None => text,
-        }
-    } else {
-        format!("{float}")
-    };
-    out.extend_from_slice(text.as_bytes());
-}
-
-/// Appends a text in quotes.
-pub fn encode_text(text: &str, out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.push(b'"');
-    let bytes = text.as_bytes();
-    let mut from = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        let escape: &[u8] = match byte {
-            b'"' => b"\\\"",
-            b'\\' => b"\\\\",
-            b'\n' => b"\\n",
-            b'\r' => b"\\r",
-            b'\t' => b"\\t",
-            0..=0x1f => {
-                out.extend_from_slice(&bytes[from..at]);
-                out.extend_from_slice(b"\\u00");
-                out.push(HEX[usize::from(byte >> 4)]);
-                out.push(HEX[usize::from(byte & 0xf)]);
-                from = at + 1;
-                continue;
-            }
-            _ => continue,
-        };
-        out.extend_from_slice(&bytes[from..at]);
-        out.extend_from_slice(escape);
-        from = at + 1;
-    }
-    out.extend_from_slice(&bytes[from..]);
-    out.push(b'"');
 }
