@@ -15,7 +15,7 @@ fn filled(types: &Types, id: TypeId, seed: &mut i64, inside: &mut Vec<TypeId>) -
         Shape::Bytes => Value::from("aGVsbG8="),
         Shape::IntOrString if *seed % 2 == 0 => Value::Int(*seed),
         Shape::IntOrString => Value::from("50%"),
-        Shape::Quantity => Value::from(format!("{seed}m")),
+        Shape::Quantity => Value::from(format!("{}m", *seed * 1000 + 1)),
         Shape::Time => Value::from("2026-01-02T03:04:05Z"),
         Shape::MicroTime => Value::from("2026-01-02T03:04:05.678901Z"),
         Shape::Json | Shape::RawExtension | Shape::FieldsV1 => Value::Object(
