@@ -1,1 +1,20 @@
-//! controllers
+//! The controllers: whatever a user declares becomes so, and stays so.
+//!
+//! Each controller is one file or folder and one line in [`ALL`]. It has a pure function from what is to what
+//! should be done, and a thin shell that watches, asks it, and does it. Each acts under its own identity,
+//! `system:serviceaccount:kube-system:<name>`, as upstream's.
+//!
+//! **Invariant:** reconcilers are level-triggered: an event only says which object to look at.
+//! **Invariant:** controllers read through informers and write through the client; they never import each other.
+
+mod context;
+mod deployment;
+mod int_or_percent;
+mod owner;
+mod pods;
+mod registry;
+mod replicaset;
+mod replication;
+
+pub use context::{ClientFor, Context, Options};
+pub use registry::{ALL, Controller, run};

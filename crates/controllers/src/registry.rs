@@ -1,0 +1,108 @@
+//! The one list of controllers, and how they are started.
+
+use crate::context::{Context, Options};
+use crate::*;
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// One controller.
+pub struct Controller {
+    /// As in `--controllers`.
+    pub name: &'static str,
+    /// The service account it acts as.
+    pub identity: &'static str,
+    /// What its events say they come from.
+    pub component: &'static str,
+    pub start: fn(Context) -> BoxFuture<'static, ()>,
+}
+
+/// Every controller, by name.
+pub static ALL: &[Controller] = &[
+    Controller {
+        name: "deployment-controller",
+        identity: "deployment-controller",
+        component: "deployment-controller",
+        start: deployment::start,
+    },
+    Controller {
+        name: "replicaset-controller",
+        identity: "replicaset-controller",
+        component: "replicaset-controller",
+        start: replicaset::start,
+    },
+    Controller {
+        name: "replicationcontroller-controller",
+        identity: "replication-controller",
+        component: "replication-controller",
+        start: replication::start,
+    },
+];
+
+/// Runs the controllers that `options` name until `stop`.
+pub async fn run(options: Options, stop: CancellationToken) {
+    let tasks = TaskTracker::new();
+    for controller in ALL.iter().filter(|c| is_enabled(c.name, &options.controllers)) {
+        let context = Context::new(&options, controller.identity, controller.component, stop.clone());
+        tracing::debug!(controller = controller.name, "starting");
+        tasks.spawn((controller.start)(context));
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// What is named last by its own name counts; `*` stands for all.
+fn is_enabled(name: &str, list: &[String]) -> bool {
+    let mut all = false;
+    for entry in list {
+        match entry.strip_prefix('-') {
+            Some(off) if off == name => return false,
+            None if entry == name => return true,
+            None if entry == "*" => all = true,
+            _ => {}
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_sorted_and_complete() {
+        assert!(ALL.is_sorted_by_key(|c| c.name));
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        let shared = [
+            "lib",
+            "context",
+            "owner",
+            "pods",
+            "registry",
+            "int_or_percent",
+            "conditions",
+        ];
+        let files = std::fs::read_dir(folder)
+            .expect("src")
+            .map(|e| e.expect("entry").file_name());
+        let controllers = files.filter(|f| !shared.contains(&f.to_string_lossy().trim_end_matches(".rs")));
+        assert_eq!(
+            controllers.count(),
+            ALL.len(),
+            "a controller's file is missing from the list"
+        );
+    }
+
+    #[test]
+    fn switches() {
+        let check = |list: &[&str], expected: bool| {
+            let list: Vec<String> = list.iter().map(|s| (*s).to_owned()).collect();
+            assert_eq!(is_enabled("a", &list), expected, "{list:?}");
+        };
+        check(&["*"], true);
+        check(&["*", "-a"], false);
+        check(&["a"], true);
+        check(&["b"], false);
+        check(&["-a", "*"], false);
+    }
+}
