@@ -12,15 +12,19 @@
 //! - **Invariant:** a watch delivers every change of its range once, in order, a revision never split
 //!   across batches, or ends with [`Error::Compacted`]. A slow reader never holds up a writer.
 //!
-//! [`Memory`] keeps everything in memory and is the executable description of these rules.
+//! [`Embedded`] keeps everything in one file on the local disk. [`Memory`] keeps everything in memory and is the executable description of these rules.
 //! What it deliberately lacks: users, quotas, leader election, kinds.
 
+pub mod embedded;
 mod error;
 mod lease;
 mod memory;
+pub mod suite;
 mod types;
+mod validate;
 mod watch;
 
+pub use embedded::Embedded;
 pub use error::{Error, Result};
 pub use memory::Memory;
 pub use types::{

@@ -7,13 +7,13 @@ use crate::lease::{Lessor, Revoke};
 use crate::{
     Batch, Compare, DeleteResponse, Error, Event, EventKind, FIRST_REVISION, GetResponse, KeyRange, KeyValue,
     Lease, LeaseId, Op, OpResponse, ProgressHandle, RangeRequest, RangeResponse, Result, Select, Status,
-    Store, Target, Txn, TxnResponse, Watch, WatchRequest,
+    Store, Target, Txn, TxnResponse, Watch, WatchRequest, validate,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -198,7 +198,9 @@ impl Shared {
         state.open()?;
         let succeeded = txn.compare.iter().all(|compare| state.holds(compare));
         let ops = if succeeded { &txn.then } else { &txn.otherwise };
-        state.check(ops, &self.lessor)?;
+        validate::branch(ops, state.revision, state.compact_revision, &|lease| {
+            self.lessor.exists(lease)
+        })?;
         let revision = state.revision + 1;
         let mut events = Vec::new();
         let mut responses = Vec::with_capacity(ops.len());
@@ -263,49 +265,8 @@ impl State {
         }
     }
 
-    /// Everything that could fail, so that applying cannot.
-    fn check(&self, ops: &[Op], lessor: &Lessor) -> Result<()> {
-        let mut changed = HashSet::new();
-        for op in ops {
-            match op {
-                Op::Put { key, .. } if key.is_empty() => return Err(Error::Invalid("key is empty")),
-                Op::Put { lease, .. } if *lease != 0 && !lessor.exists(*lease) => {
-                    return Err(Error::LeaseNotFound(*lease));
-                }
-                Op::Put { key, .. } => {
-                    if !changed.insert(key) {
-                        return Err(Error::DuplicateKey { key: key.clone() });
-                    }
-                }
-                Op::Delete(_) => {}
-                Op::Range(request) => self.readable(request.revision, self.revision)?,
-            }
-        }
-        for range in ops.iter().filter_map(|op| {
-            if let Op::Delete(range) = op {
-                Some(range)
-            } else {
-                None
-            }
-        }) {
-            if let Some(key) = changed.iter().find(|key| range.contains(key)) {
-                return Err(Error::DuplicateKey { key: (*key).clone() });
-            }
-        }
-        Ok(())
-    }
-
     fn readable(&self, requested: i64, current: i64) -> Result<()> {
-        if requested > current {
-            return Err(Error::FutureRevision { requested, current });
-        }
-        if requested > 0 && requested < self.compact_revision {
-            return Err(Error::Compacted {
-                requested,
-                compact_revision: self.compact_revision,
-            });
-        }
-        Ok(())
+        validate::readable(requested, current, self.compact_revision)
     }
 
     fn range(&self, request: &RangeRequest, current: i64) -> Result<RangeResponse> {
@@ -379,14 +340,7 @@ impl State {
     }
 
     fn compact(&mut self, revision: i64) -> Result<()> {
-        self.readable(revision, self.revision)?;
-        if revision <= self.compact_revision {
-            let compact_revision = self.compact_revision;
-            return Err(Error::Compacted {
-                requested: revision,
-                compact_revision,
-            });
-        }
+        validate::compactable(revision, self.revision, self.compact_revision)?;
         self.compact_revision = revision;
         self.log = self.log.split_off(&revision);
         self.keys.retain(|_, history| {

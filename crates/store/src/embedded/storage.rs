@@ -1,0 +1,501 @@
+//! The tables on disk, in `redb`: history as a log by position, and the little state beside it.
+//!
+//! Both big tables are only ever appended to and thinned out by compaction, so a commit writes the right edge of
+//! two trees however many keys there are. What is current is known from memory (`index`).
+//!
+//! An input/output error makes `redb` refuse everything until it is opened anew. Whoever meets that calls
+//! [`Storage::reopen`]; the count of openings tells the writer to look for what a failed commit
+//! may have left behind. A panic inside `redb` (it asserts on damaged pages) is caught and reported
+//! as corruption.
+
+use super::disk::{Disk, DiskFile};
+use super::index::History;
+use super::record::{
+    Entry, Position, Record, Version, decode_event, decode_value, encode_event, encode_value,
+};
+use crate::{Error, LeaseId, Result};
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{TableDefinition, WriteTransaction};
+use std::cell::OnceCell;
+use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Counts up when what is on disk can no longer be read by the version before.
+pub(crate) const FORMAT: u64 = 1;
+
+const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
+const VALUES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("values");
+/// Time to live in seconds.
+const LEASES: TableDefinition<'_, u64, u64> = TableDefinition::new("leases");
+const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("state");
+
+const FORMAT_KEY: &str = "format";
+const COMPACT_KEY: &str = "compact-revision";
+const PURGED_KEY: &str = "purged-to";
+const NEXT_LEASE_KEY: &str = "next-lease";
+
+/// What one commit makes durable.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) records: Vec<Arc<Record>>,
+    pub(crate) compact_revision: Option<i64>,
+    pub(crate) next_lease: Option<LeaseId>,
+    pub(crate) leases_granted: Vec<(LeaseId, u64)>,
+    pub(crate) leases_revoked: Vec<LeaseId>,
+    /// Records that compaction removes, and how far that has got.
+    pub(crate) purge: Vec<Position>,
+    pub(crate) purged_to: Option<Position>,
+}
+
+impl Changes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+            && self.compact_revision.is_none()
+            && self.leases_granted.is_empty()
+            && self.leases_revoked.is_empty()
+            && self.purged_to.is_none()
+    }
+}
+
+/// The state beside the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) compact_revision: i64,
+    pub(crate) purged_to: Position,
+    pub(crate) next_lease: LeaseId,
+    pub(crate) leases: Vec<(LeaseId, u64)>,
+}
+
+/// Why an access failed.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// An earlier error shut `redb`; after [`Storage::reopen`] it may work.
+    Shut,
+    Failed(Error),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+pub(crate) struct Storage {
+    disk: Arc<dyn Disk>,
+    cache_bytes: usize,
+    opened: RwLock<Opened>,
+    /// Held while a transaction writes, so that the file is never opened anew under it.
+    writing: Mutex<()>,
+}
+
+struct Opened {
+    /// Counts openings. While nothing is open, the reason.
+    generation: u64,
+    database: Result<Database>,
+}
+
+impl Storage {
+    pub(crate) fn open(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self> {
+        let database = open_database(&disk, cache_bytes)?;
+        let opened = RwLock::new(Opened {
+            generation: 1,
+            database: Ok(database),
+        });
+        Ok(Self {
+            disk,
+            cache_bytes,
+            opened,
+            writing: Mutex::new(()),
+        })
+    }
+
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.opened.read().generation
+    }
+
+    /// Opens the file anew, unless somebody else has since `generation`.
+    pub(crate) fn reopen(&self, generation: u64) -> Result<()> {
+        let _writing = self.writing.lock();
+        let mut opened = self.opened.write();
+        if opened.generation != generation && opened.database.is_ok() {
+            return Ok(());
+        }
+        opened.generation += 1;
+        // The old one must be closed before the file is opened again.
+        opened.database = Err(Error::Closed);
+        opened.database = open_database(&self.disk, self.cache_bytes);
+        match &opened.database {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    /// Closes the file cleanly, which makes the next start quick.
+    pub(crate) fn close(&self) {
+        let _writing = self.writing.lock();
+        let mut opened = self.opened.write();
+        let database = std::mem::replace(&mut opened.database, Err(Error::Closed));
+        drop(opened);
+        if catch_unwind(AssertUnwindSafe(move || drop(database))).is_err() {
+            tracing::warn!(path = %self.disk.path().display(), "store was not closed cleanly, the next start checks it");
+        }
+        self.disk.close();
+    }
+
+    /// The durable state as of now.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, Fault> {
+        let opened = self.opened.read();
+        let database = match &opened.database {
+            Ok(database) => database,
+            Err(Error::Closed) => return Err(Fault::Failed(Error::Closed)),
+            Err(_) => return Err(Fault::Shut),
+        };
+        let (transaction, values) = self.guarded(|| {
+            let transaction = database.begin_read()?;
+            let values = transaction.open_table(VALUES)?;
+            Ok((transaction, values))
+        })?;
+        let (generation, disk) = (opened.generation, self.disk.clone());
+        Ok(Snapshot {
+            generation,
+            disk,
+            values,
+            events: OnceCell::new(),
+            transaction,
+        })
+    }
+
+    /// Makes the changes durable, all or none; after an error it is unknown which. Gives the bytes of
+    /// keys and values that were purged.
+    pub(crate) fn commit(&self, generation: u64, changes: &Changes) -> Result<u64, Fault> {
+        let _writing = self.writing.lock();
+        let opened = self.opened.read();
+        let Ok(database) = &opened.database else {
+            return Err(Fault::Shut);
+        };
+        if opened.generation != generation {
+            return Err(Fault::Shut);
+        }
+        self.guarded(|| {
+            let transaction = database.begin_write()?;
+            let purged = write(&transaction, changes)?;
+            transaction.commit()?;
+            Ok(purged)
+        })
+    }
+
+    fn guarded<T>(&self, access: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Fault> {
+        guarded(&|| self.disk.path().to_owned(), access)
+    }
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Storage")
+            .field("disk", &self.disk)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The log as it was when the snapshot was taken. Keeping it keeps pages of the file from reuse.
+pub(crate) struct Snapshot {
+    pub(crate) generation: u64,
+    disk: Arc<dyn Disk>,
+    values: ReadOnlyTable<u64, &'static [u8]>,
+    events: OnceCell<ReadOnlyTable<u64, &'static [u8]>>,
+    transaction: ReadTransaction,
+}
+
+impl Snapshot {
+    /// The value written at a position. Nothing if it is compacted away.
+    pub(crate) fn value(&self, position: Position) -> Result<Option<Bytes>, Fault> {
+        let found = self.guarded(|| {
+            let Some(sealed) = self.values.get(position.0)? else {
+                return Ok(None);
+            };
+            Ok(Some(decode_value(position, sealed.value())))
+        })?;
+        match found {
+            None => Ok(None),
+            Some(Some(value)) => Ok(Some(value)),
+            Some(None) => Err(self.corrupt("value", position)),
+        }
+    }
+
+    /// A value that must be there.
+    pub(crate) fn required(&self, position: Position) -> Result<Bytes, Fault> {
+        self.value(position)?.ok_or_else(|| self.lost(position))
+    }
+
+    /// A value that should be there is not.
+    pub(crate) fn lost(&self, position: Position) -> Fault {
+        self.corrupt("missing value", position)
+    }
+
+    /// Walks the records from a position on.
+    pub(crate) fn walk(
+        &self,
+        from: Position,
+        mut visit: impl FnMut(Entry<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Fault> {
+        let bad = self.guarded(|| {
+            for row in self.events()?.range(from.0..)? {
+                let (position, sealed) = row?;
+                let position = Position(position.value());
+                let Some(entry) = decode_event(position, sealed.value()) else {
+                    return Ok(Some(position));
+                };
+                if visit(entry).is_break() {
+                    break;
+                }
+            }
+            Ok(None)
+        })?;
+        bad.map_or(Ok(()), |position| Err(self.corrupt("event", position)))
+    }
+
+    pub(crate) fn state(&self) -> Result<State, Fault> {
+        self.guarded(|| {
+            let table = self.transaction.open_table(STATE)?;
+            let number = |key| Ok::<_, redb::Error>(table.get(key)?.map_or(0, |number| number.value()));
+            let mut leases = Vec::new();
+            for row in self.transaction.open_table(LEASES)?.iter()? {
+                let (id, ttl) = row?;
+                leases.push((id.value() as LeaseId, ttl.value()));
+            }
+            Ok(State {
+                compact_revision: number(COMPACT_KEY)? as i64,
+                purged_to: Position(number(PURGED_KEY)?),
+                next_lease: (number(NEXT_LEASE_KEY)? as LeaseId).max(1),
+                leases,
+            })
+        })
+    }
+
+    fn before(&self, position: Position) -> Result<Option<Version>, Fault> {
+        let found = self.guarded(|| {
+            let Some(sealed) = self.events()?.get(position.0)? else {
+                return Ok(None);
+            };
+            Ok(Some(
+                decode_event(position, sealed.value()).map(|entry| entry.prev),
+            ))
+        })?;
+        match found {
+            None => Ok(None),
+            Some(Some(prev)) => Ok(prev),
+            Some(None) => Err(self.corrupt("event", position)),
+        }
+    }
+
+    fn events(&self) -> Result<&ReadOnlyTable<u64, &'static [u8]>, redb::Error> {
+        if let Some(events) = self.events.get() {
+            return Ok(events);
+        }
+        let events = self.transaction.open_table(EVENTS)?;
+        Ok(self.events.get_or_init(|| events))
+    }
+
+    fn corrupt(&self, what: &str, position: Position) -> Fault {
+        let detail = format!(
+            "{what} of revision {}, record {:x}",
+            position.revision(),
+            position.0
+        );
+        Fault::Failed(Error::Corrupt {
+            path: self.disk.path().to_owned(),
+            detail,
+        })
+    }
+
+    fn guarded<T>(&self, access: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Fault> {
+        guarded(&|| self.disk.path().to_owned(), access)
+    }
+}
+
+impl History for Snapshot {
+    fn before(&self, position: Position) -> Result<Option<Version>, Fault> {
+        Snapshot::before(self, position)
+    }
+}
+
+/// What `redb` is given as its file.
+#[derive(Debug)]
+struct Backend(Box<dyn DiskFile>);
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.resize(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+fn open_database(disk: &Arc<dyn Disk>, cache_bytes: usize) -> Result<Database> {
+    let path = || disk.path().to_owned();
+    let file = disk.open().map_err(|source| match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::NoSpace { path: path() },
+        _ => Error::Io {
+            operation: "open",
+            path: path(),
+            source: Arc::new(source),
+        },
+    })?;
+    let opened = guarded(&path, || {
+        let database = Database::builder()
+            .set_cache_size(cache_bytes)
+            .create_with_backend(Backend(file))?;
+        let format = prepare(&database)?;
+        Ok((database, format))
+    });
+    match opened {
+        Ok((database, FORMAT)) => Ok(database),
+        Ok((_, format)) => {
+            let detail = format!("it has format {format}, this version reads format {FORMAT}");
+            Err(Error::Corrupt { path: path(), detail })
+        }
+        Err(Fault::Failed(error)) => Err(error),
+        Err(Fault::Shut) => Err(unavailable("an error while opening", None)),
+    }
+}
+
+/// Makes the tables the first time.
+fn prepare(database: &Database) -> Result<u64, redb::Error> {
+    match database.begin_read()?.open_table(STATE) {
+        Ok(table) => {
+            if let Some(format) = table.get(FORMAT_KEY)? {
+                return Ok(format.value());
+            }
+        }
+        Err(redb::TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let transaction = database.begin_write()?;
+    transaction.open_table(EVENTS)?;
+    transaction.open_table(VALUES)?;
+    transaction.open_table(LEASES)?;
+    transaction.open_table(STATE)?.insert(FORMAT_KEY, FORMAT)?;
+    transaction.commit()?;
+    Ok(FORMAT)
+}
+
+fn write(transaction: &WriteTransaction, changes: &Changes) -> Result<u64, redb::Error> {
+    let mut buffer = Vec::new();
+    let mut purged = 0;
+    if !changes.records.is_empty() || !changes.purge.is_empty() {
+        let mut events = transaction.open_table(EVENTS)?;
+        let mut values = transaction.open_table(VALUES)?;
+        for record in &changes.records {
+            let position = record.at.position.0;
+            encode_event(record, &mut buffer);
+            events.insert(position, &buffer[..])?;
+            if !record.at.is_deletion() {
+                encode_value(record, &mut buffer);
+                values.insert(position, &buffer[..])?;
+            }
+        }
+        for position in &changes.purge {
+            if let Some(sealed) = events.remove(position.0)? {
+                purged += decode_event(*position, sealed.value())
+                    .map_or(0, |entry| entry.key.len() as u64 + entry.value_len);
+            }
+            values.remove(position.0)?;
+        }
+    }
+    if !changes.leases_granted.is_empty() || !changes.leases_revoked.is_empty() {
+        let mut leases = transaction.open_table(LEASES)?;
+        for (id, ttl) in &changes.leases_granted {
+            leases.insert(id.unsigned_abs(), ttl)?;
+        }
+        for id in &changes.leases_revoked {
+            leases.remove(id.unsigned_abs())?;
+        }
+    }
+    let numbers = [
+        (COMPACT_KEY, changes.compact_revision.map(i64::unsigned_abs)),
+        (PURGED_KEY, changes.purged_to.map(|position| position.0)),
+        (NEXT_LEASE_KEY, changes.next_lease.map(i64::unsigned_abs)),
+    ];
+    if numbers.iter().any(|(_, number)| number.is_some()) {
+        let mut state = transaction.open_table(STATE)?;
+        for (key, number) in numbers {
+            if let Some(number) = number {
+                state.insert(key, number)?;
+            }
+        }
+    }
+    Ok(purged)
+}
+
+/// Runs an access to `redb`, turning its errors and panics into ours.
+fn guarded<T>(
+    path: &dyn Fn() -> PathBuf,
+    access: impl FnOnce() -> Result<T, redb::Error>,
+) -> Result<T, Fault> {
+    // Whatever state a panic leaves behind is dropped with the database: the next access opens it anew.
+    match catch_unwind(AssertUnwindSafe(access)) {
+        Ok(result) => result.map_err(|error| fault(path, error)),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a panic");
+            Err(Fault::Failed(Error::Corrupt {
+                path: path(),
+                detail: format!("the database stopped at: {text}"),
+            }))
+        }
+    }
+}
+
+fn fault(path: &dyn Fn() -> PathBuf, error: redb::Error) -> Fault {
+    let path = path();
+    Fault::Failed(match error {
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed | redb::Error::LockPoisoned(_) => {
+            return Fault::Shut;
+        }
+        redb::Error::Io(source) => match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::NoSpace { path },
+            _ => unavailable("input/output error", Some(Arc::new(source))),
+        },
+        redb::Error::Corrupted(detail) => Error::Corrupt { path, detail },
+        error @ (redb::Error::UpgradeRequired(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableDoesNotExist(_)
+        | redb::Error::RepairAborted) => Error::Corrupt {
+            path,
+            detail: error.to_string(),
+        },
+        error => unavailable("database error", Some(Arc::new(error))),
+    })
+}
+
+pub(crate) fn unavailable(reason: &str, source: Option<Arc<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Unavailable {
+        reason: reason.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,3 @@
+//! Every engine against the shared suite; the embedded one also against crashes, faults and full disks.
+
+mod engines;
