@@ -151,14 +151,16 @@ impl Walk {
         match atom {
             Atom::Scalar(_) => {}
             Atom::Map(map) => {
-                if !map.atomic && !(is_empty(map, old, self.old) && is_empty(map, new, self.new)) {
+                let empty = is_empty(map, old, self.old) && is_empty(map, new, self.new);
+                if !map.atomic && !empty {
                     self.map(map, old, new, skip, delta)?;
                     return Ok(false);
                 }
             }
             Atom::List(list) => {
                 let (before, after) = (items(old), items(new));
-                if !matches!(list.relation, Relation::Atomic) && !(before.is_empty() && after.is_empty()) {
+                let empty = before.is_empty() && after.is_empty();
+                if !matches!(list.relation, Relation::Atomic) && !empty {
                     if before != after || old.is_absent() || new.is_absent() {
                         self.list(list, before, after, delta)?;
                     }

@@ -46,22 +46,22 @@ fn level(fields: &Value) -> Result<(FieldSet, bool), String> {
 }
 
 /// A `fieldsV1` to put into an object.
-pub fn to_value(set: &FieldSet) -> Value {
+pub fn to_value(set: FieldSet) -> Value {
     Value::Object(to_map(set, false))
 }
 
-fn to_map(set: &FieldSet, member: bool) -> Map {
+fn to_map(set: FieldSet, member: bool) -> Map {
     let mut map = Map::with_capacity(set.nodes().len() + usize::from(member));
     if member {
         map.insert(Key::from_static("."), Map::new());
     }
-    for node in set.nodes() {
+    for node in set.into_nodes() {
         let below = if node.children.is_empty() {
             Map::new()
         } else {
-            to_map(&node.children, node.member)
+            to_map(node.children, node.member)
         };
-        map.insert(Key::from(node.name.clone()), below);
+        map.insert(node.name, below);
     }
     map
 }
@@ -228,7 +228,7 @@ mod tests {
             if let Ok(set) = parse(text.as_bytes()) {
                 let mut out = Vec::new();
                 write(&set, &mut out);
-                prop_assert_eq!(from_value(&to_value(&set)).unwrap(), set.clone());
+                prop_assert_eq!(from_value(&to_value(set.clone())).unwrap(), set.clone());
                 prop_assert_eq!(parse(&out).unwrap(), set);
             }
         }

@@ -185,6 +185,61 @@ impl ManagedFields {
     }
 }
 
+/// The manager a write is credited to: the one the request names, or what stands before the first slash of its user
+/// agent, without what cannot be printed and not longer than a manager's name may be.
+pub fn manager_name(field_manager: &str, user_agent: &str) -> CompactString {
+    const MAX_BYTES: usize = 128;
+    if !field_manager.is_empty() {
+        return field_manager.into();
+    }
+    let program = user_agent.split('/').next().unwrap_or_default();
+    let mut name = CompactString::default();
+    for c in program.chars().filter(|c| !c.is_control()) {
+        if name.len() + c.len_utf8() > MAX_BYTES {
+            break;
+        }
+        name.push(c);
+    }
+    name
+}
+
+/// Gives `new` the times of `live` if nothing but times of its managers differs, so that a write that changes nothing
+/// stores nothing.
+pub fn keep_times(live: &Value, new: &mut Value) {
+    const LIST: [&str; 2] = ["metadata", "managedFields"];
+    let (Some(Value::Array(ours)), Some(Value::Array(theirs))) = (live.get_path(&LIST), new.get_path(&LIST))
+    else {
+        return;
+    };
+    let without_time = |entry: &Value| {
+        let mut entry = entry.clone();
+        entry.remove_path(&["time"]);
+        entry
+    };
+    let same_times = ours
+        .iter()
+        .zip(theirs)
+        .all(|(a, b)| a.get("time") == b.get("time"));
+    if ours.len() != theirs.len() || ours.is_empty() || same_times {
+        return;
+    }
+    if ours
+        .iter()
+        .zip(theirs)
+        .any(|(a, b)| without_time(a) != without_time(b))
+    {
+        return;
+    }
+    let ours = ours.clone();
+    let Some(at) = new.get_path_mut(&LIST) else { return };
+    let theirs = std::mem::replace(at, Value::Array(ours));
+    if !new.semantic_eq(live)
+        && let Some(at) = new.get_path_mut(&LIST)
+    {
+        *at = theirs;
+    }
+}
+
 /// An error if the list cannot be what upstream would store.
 pub fn validate(list: Option<&Value>) -> Result<(), String> {
     ManagedFields::decode(list).map(drop)
@@ -273,7 +328,7 @@ fn encode_entry(entry: Entry) -> Value {
     let operation = operation(&entry);
     put("apiVersion", Value::from(entry.version.as_str()));
     put("fieldsType", Value::from("FieldsV1"));
-    put("fieldsV1", fields_v1::to_value(&entry.fields));
+    put("fieldsV1", fields_v1::to_value(entry.fields));
     put("manager", Value::from(entry.manager.name.as_str()));
     put("operation", Value::from(operation));
     if !entry.manager.subresource.is_empty() {
@@ -289,5 +344,45 @@ fn text<'m>(map: &'m Map, key: &str) -> &'m str {
     match map.get(key) {
         Some(Value::String(text)) => text,
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn managers_are_named_by_the_request_or_its_agent() {
+        for (manager, agent, want) in [
+            ("me", "kubectl/v1.36 (linux/amd64)", "me"),
+            ("", "kubectl/v1.36 (linux/amd64)", "kubectl"),
+            ("", "curl", "curl"),
+            ("", "a\u{7}b/c", "ab"),
+            ("", "", ""),
+        ] {
+            assert_eq!(manager_name(manager, agent), want);
+        }
+        assert_eq!(manager_name("", &"é".repeat(100)), "é".repeat(64));
+    }
+
+    #[test]
+    fn times_alone_are_no_change() {
+        let object = |time: &str, data: &str| {
+            let mut object = Value::object();
+            let mut entry = Value::object();
+            entry.set_path(&["manager"], "m");
+            entry.set_path(&["time"], time);
+            object.set_path(&["metadata", "managedFields"], vec![entry]);
+            object.set_path(&["data"], data);
+            object
+        };
+        let live = object("2026-01-01T00:00:00Z", "x");
+        let mut new = object("2026-01-02T00:00:00Z", "x");
+        keep_times(&live, &mut new);
+        assert_eq!(new, live);
+        let changed = object("2026-01-02T00:00:00Z", "y");
+        let mut new = changed.clone();
+        keep_times(&live, &mut new);
+        assert_eq!(new, changed);
     }
 }

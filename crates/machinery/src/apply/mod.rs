@@ -24,6 +24,7 @@ pub mod name;
 mod prune;
 mod reconcile;
 mod remove;
+pub mod scale;
 mod set;
 mod validate;
 

@@ -54,6 +54,10 @@ impl FieldSet {
         &self.nodes
     }
 
+    pub(super) fn into_nodes(self) -> Vec<Node> {
+        self.nodes
+    }
+
     pub(super) fn with_capacity(nodes: usize) -> Self {
         Self {
             nodes: Vec::with_capacity(nodes),

@@ -6,11 +6,13 @@
 use super::PatchError;
 use crate::{Map, Value};
 
+pub(super) const NO_PATCH: &str = "Invalid JSON Patch";
+
 /// The document after the patch.
 pub fn apply(document: Value, patch: Value) -> Result<Value, PatchError> {
     match (document, patch) {
         (_, Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::String(_))
-        | (Value::Null, _) => Err(PatchError::BadRequest("Invalid JSON Patch".to_owned())),
+        | (Value::Null, _) => Err(PatchError::BadRequest(NO_PATCH.to_owned())),
         (Value::Object(mut document), Value::Object(patch)) => {
             merge(&mut document, patch);
             Ok(Value::Object(document))

@@ -11,8 +11,11 @@ pub(crate) mod go;
 pub mod json;
 mod list;
 pub mod merge;
+mod request;
 mod schema;
 pub mod strategic;
+
+pub use request::{Patch, PatchKind};
 
 use crate::status::{ApiError, Details, Reason};
 

@@ -47,7 +47,9 @@ pub(crate) fn check(file: &str, run: impl Fn(&Case) -> String) {
             let _ = writeln!(
                 out,
                 "--- {}",
-                [&[section.name.clone()], &section.words[..]].concat().join(" ")
+                [std::slice::from_ref(&section.name), &section.words[..]]
+                    .concat()
+                    .join(" ")
             );
             let _ = writeln!(out, "{}", section.body.trim_end());
         }
