@@ -176,9 +176,9 @@ impl Pull {
     async fn layers(&self, manifest: &Manifest, config: &ConfigFile) -> Result<(), ImageError> {
         let total = manifest.layers.len();
         let chain = config.chain();
-        let arrivals = futures::stream::iter(manifest.layers.iter().enumerate())
+        let arrivals = futures::stream::iter(manifest.layers.clone().into_iter().enumerate())
             .map(|(at, layer)| async move {
-                self.blob(layer, &format!("layer {}/{total}", at + 1)).await?;
+                self.blob(&layer, &format!("layer {}/{total}", at + 1)).await?;
                 Ok::<_, ImageError>(at)
             })
             .buffered(PARALLEL);

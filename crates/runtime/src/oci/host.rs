@@ -35,9 +35,11 @@ pub(crate) struct DeviceNode {
 pub(crate) fn mount_source(path: &str) -> Result<PathBuf, String> {
     let path = Path::new(path);
     if !path.exists() {
-        fs::create_dir_all(path).map_err(|error| format!("failed to create directory {}: {error}", path.display()))?;
+        fs::create_dir_all(path)
+            .map_err(|error| format!("failed to create directory {}: {error}", path.display()))?;
     }
-    path.canonicalize().map_err(|error| format!("failed to resolve symlink {:?}: {error}", path.display()))
+    path.canonicalize()
+        .map_err(|error| format!("failed to resolve symlink {:?}: {error}", path.display()))
 }
 
 /// A mount can only spread back to the host from a place whose mounts spread.
@@ -52,15 +54,16 @@ pub(crate) fn check_propagation(
         .filter(|mount| source.starts_with(&mount.target))
         .max_by_key(|mount| mount.target.as_os_str().len());
     let Some(holder) = holder else { return Ok(()) };
-    let spreads_down = holder.is_shared() || holder.propagation.iter().any(|mark| mark.starts_with("master:"));
+    let spreads_down =
+        holder.is_shared() || holder.propagation.iter().any(|mark| mark.starts_with("master:"));
     let (path, place) = (source.display(), holder.target.display());
     match propagation {
-        MountPropagation::PropagationBidirectional if !holder.is_shared() => {
-            Err(format!("path {path:?} is mounted on {place:?} but it is not a shared mount"))
-        }
-        MountPropagation::PropagationHostToContainer if !spreads_down => {
-            Err(format!("path {path:?} is mounted on {place:?} but it is not a shared or slave mount"))
-        }
+        MountPropagation::PropagationBidirectional if !holder.is_shared() => Err(format!(
+            "path {path:?} is mounted on {place:?} but it is not a shared mount"
+        )),
+        MountPropagation::PropagationHostToContainer if !spreads_down => Err(format!(
+            "path {path:?} is mounted on {place:?} but it is not a shared or slave mount"
+        )),
         _ => Ok(()),
     }
 }
@@ -70,15 +73,26 @@ pub(crate) fn devices(device: &Device) -> Result<Vec<DeviceNode>, String> {
     let host = Path::new(&device.host_path)
         .canonicalize()
         .map_err(|error| format!("failed to find device {:?}: {error}", device.host_path))?;
-    let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
+    let access = if device.permissions.is_empty() {
+        "rwm"
+    } else {
+        &device.permissions
+    };
     if !host.is_dir() {
         let node = node(&host, &device.container_path, access);
-        return node.map(|node| vec![node]).ok_or_else(|| format!("{:?} is not a device node", device.host_path));
+        return node
+            .map(|node| vec![node])
+            .ok_or_else(|| format!("{:?} is not a device node", device.host_path));
     }
-    let entries = fs::read_dir(&host).map_err(|error| format!("failed to list {:?}: {error}", device.host_path))?;
+    let entries =
+        fs::read_dir(&host).map_err(|error| format!("failed to list {:?}: {error}", device.host_path))?;
     let named = entries.filter_map(Result::ok).filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
-        node(&entry.path(), &format!("{}/{name}", device.container_path), access)
+        node(
+            &entry.path(),
+            &format!("{}/{name}", device.container_path),
+            access,
+        )
     });
     Ok(named.collect())
 }
@@ -98,7 +112,12 @@ fn collect(dir: &Path, found: &mut Vec<DeviceNode>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| !OWN.contains(name) && !DEFAULT.contains(name)) else { continue };
+        let Some(name) = name
+            .to_str()
+            .filter(|name| !OWN.contains(name) && !DEFAULT.contains(name))
+        else {
+            continue;
+        };
         let Ok(kind) = entry.file_type() else { continue };
         let path = dir.join(name);
         if kind.is_dir() {
@@ -147,10 +166,17 @@ mod tests {
 
     #[test]
     fn devices_are_found() {
-        let null = Device { host_path: "/dev/null".into(), container_path: "/dev/x".into(), permissions: "r".into() };
+        let null = Device {
+            host_path: "/dev/null".into(),
+            container_path: "/dev/x".into(),
+            permissions: "r".into(),
+        };
         let found = devices(&null).unwrap();
         assert_eq!((found[0].kind, found[0].major, found[0].minor), ("c", 1, 3));
-        let missing = Device { host_path: "/dev/nope".into(), ..Default::default() };
+        let missing = Device {
+            host_path: "/dev/nope".into(),
+            ..Default::default()
+        };
         assert!(devices(&missing).is_err());
     }
 }

@@ -18,8 +18,16 @@ pub(crate) fn from_cri(resources: &LinuxContainerResources) -> Resources {
         memory_limit,
         // A memory limit without a word on swap means none.
         memory_swap: given(resources.memory_swap_limit_in_bytes).or(memory_limit),
-        hugetlb: resources.hugepage_limits.iter().map(|limit| (limit.page_size.clone(), limit.limit)).collect(),
-        unified: resources.unified.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        hugetlb: resources
+            .hugepage_limits
+            .iter()
+            .map(|limit| (limit.page_size.clone(), limit.limit))
+            .collect(),
+        unified: resources
+            .unified
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
         ..Resources::default()
     }
 }
@@ -32,14 +40,20 @@ pub(crate) fn merge(old: &mut LinuxContainerResources, new: &LinuxContainerResou
         (&mut old.cpu_shares, new.cpu_shares),
         (&mut old.memory_limit_in_bytes, new.memory_limit_in_bytes),
         (&mut old.oom_score_adj, new.oom_score_adj),
-        (&mut old.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes),
+        (
+            &mut old.memory_swap_limit_in_bytes,
+            new.memory_swap_limit_in_bytes,
+        ),
     ];
     for (old, new) in numbers {
         if new != 0 {
             *old = new;
         }
     }
-    for (old, new) in [(&mut old.cpuset_cpus, &new.cpuset_cpus), (&mut old.cpuset_mems, &new.cpuset_mems)] {
+    for (old, new) in [
+        (&mut old.cpuset_cpus, &new.cpuset_cpus),
+        (&mut old.cpuset_mems, &new.cpuset_mems),
+    ] {
         if !new.is_empty() {
             old.clone_from(new);
         }
@@ -47,7 +61,11 @@ pub(crate) fn merge(old: &mut LinuxContainerResources, new: &LinuxContainerResou
     if !new.hugepage_limits.is_empty() {
         old.hugepage_limits.clone_from(&new.hugepage_limits);
     }
-    old.unified.extend(new.unified.iter().map(|(name, value)| (name.clone(), value.clone())));
+    old.unified.extend(
+        new.unified
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
 }
 
 #[cfg(test)]
@@ -56,7 +74,10 @@ mod tests {
 
     #[test]
     fn zero_is_not_given_and_swap_follows_memory() {
-        assert_eq!(from_cri(&LinuxContainerResources::default()), Resources::default());
+        assert_eq!(
+            from_cri(&LinuxContainerResources::default()),
+            Resources::default()
+        );
         let limited = LinuxContainerResources {
             cpu_shares: 512,
             cpu_quota: -1,
@@ -65,13 +86,26 @@ mod tests {
         };
         let got = from_cri(&limited);
         assert_eq!((got.cpu_shares, got.cpu_quota), (Some(512), Some(-1)));
-        assert_eq!((got.memory_limit, got.memory_swap), (Some(1 << 20), Some(1 << 20)));
+        assert_eq!(
+            (got.memory_limit, got.memory_swap),
+            (Some(1 << 20), Some(1 << 20))
+        );
     }
 
     #[test]
     fn an_update_leaves_what_it_does_not_mention() {
-        let mut old = LinuxContainerResources { cpu_shares: 2, memory_limit_in_bytes: 5, ..Default::default() };
-        merge(&mut old, &LinuxContainerResources { cpu_shares: 9, ..Default::default() });
+        let mut old = LinuxContainerResources {
+            cpu_shares: 2,
+            memory_limit_in_bytes: 5,
+            ..Default::default()
+        };
+        merge(
+            &mut old,
+            &LinuxContainerResources {
+                cpu_shares: 9,
+                ..Default::default()
+            },
+        );
         assert_eq!((old.cpu_shares, old.memory_limit_in_bytes), (9, 5));
     }
 }

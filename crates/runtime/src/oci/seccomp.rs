@@ -62,17 +62,82 @@ const ENOSYS: u32 = 38;
 /// What a container may not call unless a capability makes it its business. Everything else this machine's
 /// table knows is allowed; what the table does not know is not.
 const DENIED: &[&str] = &[
-    "_sysctl", "acct", "add_key", "afs_syscall", "bpf", "chroot", "clock_adjtime", "clock_settime", "clone",
-    "clone3", "create_module", "delete_module", "epoll_ctl_old", "epoll_wait_old", "fanotify_init",
-    "finit_module", "fsconfig", "fsmount", "fsopen", "fspick", "get_kernel_syms", "get_mempolicy", "getpmsg",
-    "init_module", "io_uring_enter", "io_uring_register", "io_uring_setup", "ioperm", "iopl", "kcmp",
-    "kexec_file_load", "kexec_load", "keyctl", "lookup_dcookie", "mbind", "migrate_pages", "mount",
-    "mount_setattr", "move_mount", "move_pages", "nfsservctl", "open_by_handle_at", "open_tree",
-    "perf_event_open", "personality", "pidfd_getfd", "pivot_root", "process_madvise", "process_vm_readv",
-    "process_vm_writev", "putpmsg", "query_module", "quotactl", "quotactl_fd", "reboot", "request_key",
-    "security", "set_mempolicy", "set_mempolicy_home_node", "setdomainname", "sethostname", "setns",
-    "settimeofday", "socket", "swapoff", "swapon", "sysfs", "syslog", "tuxcall", "umount2", "unshare",
-    "uselib", "userfaultfd", "ustat", "vhangup", "vserver",
+    "_sysctl",
+    "acct",
+    "add_key",
+    "afs_syscall",
+    "bpf",
+    "chroot",
+    "clock_adjtime",
+    "clock_settime",
+    "clone",
+    "clone3",
+    "create_module",
+    "delete_module",
+    "epoll_ctl_old",
+    "epoll_wait_old",
+    "fanotify_init",
+    "finit_module",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "get_kernel_syms",
+    "get_mempolicy",
+    "getpmsg",
+    "init_module",
+    "io_uring_enter",
+    "io_uring_register",
+    "io_uring_setup",
+    "ioperm",
+    "iopl",
+    "kcmp",
+    "kexec_file_load",
+    "kexec_load",
+    "keyctl",
+    "lookup_dcookie",
+    "mbind",
+    "migrate_pages",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "move_pages",
+    "nfsservctl",
+    "open_by_handle_at",
+    "open_tree",
+    "perf_event_open",
+    "personality",
+    "pidfd_getfd",
+    "pivot_root",
+    "process_madvise",
+    "process_vm_readv",
+    "process_vm_writev",
+    "putpmsg",
+    "query_module",
+    "quotactl",
+    "quotactl_fd",
+    "reboot",
+    "request_key",
+    "security",
+    "set_mempolicy",
+    "set_mempolicy_home_node",
+    "setdomainname",
+    "sethostname",
+    "setns",
+    "settimeofday",
+    "socket",
+    "swapoff",
+    "swapon",
+    "sysfs",
+    "syslog",
+    "tuxcall",
+    "umount2",
+    "unshare",
+    "uselib",
+    "userfaultfd",
+    "ustat",
+    "vhangup",
+    "vserver",
 ];
 
 /// Calls that a capability brings back.
@@ -81,23 +146,62 @@ const BY_CAPABILITY: &[(&str, &[&str])] = &[
     (
         "CAP_SYS_ADMIN",
         &[
-            "bpf", "clone", "clone3", "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick", "lookup_dcookie",
-            "mount", "mount_setattr", "move_mount", "open_tree", "perf_event_open", "quotactl", "quotactl_fd",
-            "setdomainname", "sethostname", "setns", "syslog", "umount2", "unshare",
+            "bpf",
+            "clone",
+            "clone3",
+            "fanotify_init",
+            "fsconfig",
+            "fsmount",
+            "fsopen",
+            "fspick",
+            "lookup_dcookie",
+            "mount",
+            "mount_setattr",
+            "move_mount",
+            "open_tree",
+            "perf_event_open",
+            "quotactl",
+            "quotactl_fd",
+            "setdomainname",
+            "sethostname",
+            "setns",
+            "syslog",
+            "umount2",
+            "unshare",
         ],
     ),
     ("CAP_SYS_BOOT", &["reboot"]),
     ("CAP_SYS_CHROOT", &["chroot"]),
-    ("CAP_SYS_MODULE", &["delete_module", "init_module", "finit_module"]),
+    (
+        "CAP_SYS_MODULE",
+        &["delete_module", "init_module", "finit_module"],
+    ),
     ("CAP_SYS_PACCT", &["acct"]),
     (
         "CAP_SYS_PTRACE",
-        &["kcmp", "pidfd_getfd", "process_madvise", "process_vm_readv", "process_vm_writev"],
+        &[
+            "kcmp",
+            "pidfd_getfd",
+            "process_madvise",
+            "process_vm_readv",
+            "process_vm_writev",
+        ],
     ),
     ("CAP_SYS_RAWIO", &["iopl", "ioperm"]),
-    ("CAP_SYS_TIME", &["settimeofday", "clock_settime", "clock_adjtime"]),
+    (
+        "CAP_SYS_TIME",
+        &["settimeofday", "clock_settime", "clock_adjtime"],
+    ),
     ("CAP_SYS_TTY_CONFIG", &["vhangup"]),
-    ("CAP_SYS_NICE", &["get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"]),
+    (
+        "CAP_SYS_NICE",
+        &[
+            "get_mempolicy",
+            "mbind",
+            "set_mempolicy",
+            "set_mempolicy_home_node",
+        ],
+    ),
     ("CAP_SYSLOG", &["syslog"]),
     ("CAP_BPF", &["bpf"]),
     ("CAP_PERFMON", &["perf_event_open"]),
@@ -106,22 +210,45 @@ const BY_CAPABILITY: &[(&str, &[&str])] = &[
 /// The profile `RuntimeDefault` stands for, given the container's capabilities.
 pub(crate) fn default_profile(capabilities: &[&str]) -> Profile {
     let regained = |name: &str| {
-        BY_CAPABILITY.iter().any(|(capability, calls)| capabilities.contains(capability) && calls.contains(&name))
+        BY_CAPABILITY
+            .iter()
+            .any(|(capability, calls)| capabilities.contains(capability) && calls.contains(&name))
     };
-    let allowed = syscalls::all().map(|(name, _)| name).filter(|name| !DENIED.contains(name) || regained(name));
-    let allow = |names: Vec<String>, args| Rule { names, action: "SCMP_ACT_ALLOW".into(), errno_ret: None, args };
-    let condition = |index, value, value_two, op: &str| Condition { index, value, value_two, op: op.into() };
+    let allowed = syscalls::all()
+        .map(|(name, _)| name)
+        .filter(|name| !DENIED.contains(name) || regained(name));
+    let allow = |names: Vec<String>, args| Rule {
+        names,
+        action: "SCMP_ACT_ALLOW".into(),
+        errno_ret: None,
+        args,
+    };
+    let condition = |index, value, value_two, op: &str| Condition {
+        index,
+        value,
+        value_two,
+        op: op.into(),
+    };
     let one = |name: &str| vec![name.to_owned()];
     let mut rules = vec![allow(allowed.map(str::to_owned).collect(), Vec::new())];
     for persona in [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff] {
-        rules.push(allow(one("personality"), vec![condition(0, persona, 0, "SCMP_CMP_EQ")]));
+        rules.push(allow(
+            one("personality"),
+            vec![condition(0, persona, 0, "SCMP_CMP_EQ")],
+        ));
     }
     const AF_VSOCK: u64 = 40;
-    rules.push(allow(one("socket"), vec![condition(0, AF_VSOCK, 0, "SCMP_CMP_NE")]));
+    rules.push(allow(
+        one("socket"),
+        vec![condition(0, AF_VSOCK, 0, "SCMP_CMP_NE")],
+    ));
     if !capabilities.contains(&"CAP_SYS_ADMIN") {
         // Threads and processes, but no new namespaces; clone3 hides its flags from us, so it is not there.
         const NEW_NAMESPACES: u64 = 0x7e02_0000;
-        rules.push(allow(one("clone"), vec![condition(0, NEW_NAMESPACES, 0, "SCMP_CMP_MASKED_EQ")]));
+        rules.push(allow(
+            one("clone"),
+            vec![condition(0, NEW_NAMESPACES, 0, "SCMP_CMP_MASKED_EQ")],
+        ));
         rules.push(Rule {
             names: one("clone3"),
             action: "SCMP_ACT_ERRNO".into(),
@@ -129,7 +256,11 @@ pub(crate) fn default_profile(capabilities: &[&str]) -> Profile {
             args: Vec::new(),
         });
     }
-    Profile { default_action: "SCMP_ACT_ERRNO".into(), default_errno_ret: Some(EPERM), syscalls: rules }
+    Profile {
+        default_action: "SCMP_ACT_ERRNO".into(),
+        default_errno_ret: Some(EPERM),
+        syscalls: rules,
+    }
 }
 
 /// One BPF instruction.
@@ -174,17 +305,35 @@ pub(crate) fn compile(profile: &Profile) -> Result<Vec<u8>, SeccompError> {
                 // Without conditions a rule is the last word, so it comes after those with.
                 true => choices.push((Vec::new(), answer)),
                 false => {
-                    let at = choices.iter().position(|(conditions, _)| conditions.is_empty()).unwrap_or(choices.len());
+                    let at = choices
+                        .iter()
+                        .position(|(conditions, _)| conditions.is_empty())
+                        .unwrap_or(choices.len());
                     choices.insert(at, (rule.args.clone(), answer));
                 }
             }
         }
     }
     let mut program = vec![
-        Instruction { code: LOAD, jt: 0, jf: 0, k: ARCH_AT },
-        Instruction { code: IF_EQUAL, jt: 1, jf: 0, k: ARCH },
+        Instruction {
+            code: LOAD,
+            jt: 0,
+            jf: 0,
+            k: ARCH_AT,
+        },
+        Instruction {
+            code: IF_EQUAL,
+            jt: 1,
+            jf: 0,
+            k: ARCH,
+        },
         ret(default),
-        Instruction { code: LOAD, jt: 0, jf: 0, k: NUMBER_AT },
+        Instruction {
+            code: LOAD,
+            jt: 0,
+            jf: 0,
+            k: NUMBER_AT,
+        },
     ];
     search(&ranges(calls), default, &mut program)?;
     if program.len() > 4096 {
@@ -225,14 +374,28 @@ fn push(ranges: &mut Vec<(u32, Choices)>, start: u32, choices: Choices) {
     }
 }
 
-fn search(ranges: &[(u32, Choices)], default: u32, program: &mut Vec<Instruction>) -> Result<(), SeccompError> {
+fn search(
+    ranges: &[(u32, Choices)],
+    default: u32,
+    program: &mut Vec<Instruction>,
+) -> Result<(), SeccompError> {
     if let [(_, choices)] = ranges {
         return choose(choices, default, program);
     }
     let (low, high) = ranges.split_at(ranges.len() / 2);
-    program.push(Instruction { code: IF_AT_LEAST, jt: 0, jf: 1, k: high[0].0 });
+    program.push(Instruction {
+        code: IF_AT_LEAST,
+        jt: 0,
+        jf: 1,
+        k: high[0].0,
+    });
     let jump = program.len();
-    program.push(Instruction { code: JUMP, jt: 0, jf: 0, k: 0 });
+    program.push(Instruction {
+        code: JUMP,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    });
     search(low, default, program)?;
     // Conditional jumps reach 255 instructions, this one any number.
     program[jump].k = (program.len() - jump - 1) as u32;
@@ -274,7 +437,12 @@ fn compare(condition: &Condition) -> Result<Vec<Instruction>, SeccompError> {
         return Err(SeccompError::Argument(condition.index));
     }
     let low = ARGS_AT + 8 * condition.index;
-    let load = |at| Instruction { code: LOAD, jt: 0, jf: 0, k: at };
+    let load = |at| Instruction {
+        code: LOAD,
+        jt: 0,
+        jf: 0,
+        k: at,
+    };
     let test = |code, k, jt, jf| Instruction { code, jt, jf, k };
     let halves = |value: u64| ((value >> 32) as u32, value as u32);
     let (high_value, low_value) = halves(condition.value);
@@ -324,7 +492,12 @@ fn compare(condition: &Condition) -> Result<Vec<Instruction>, SeccompError> {
 }
 
 fn ret(answer: u32) -> Instruction {
-    Instruction { code: RETURN, jt: 0, jf: 0, k: answer }
+    Instruction {
+        code: RETURN,
+        jt: 0,
+        jf: 0,
+        k: answer,
+    }
 }
 
 fn action(name: &str, errno: Option<u32>) -> Result<u32, SeccompError> {
@@ -349,7 +522,14 @@ mod tests {
     fn run(program: &[u8], arch: u32, number: u32, args: [u64; 6]) -> u32 {
         let instructions: Vec<_> = program
             .chunks_exact(8)
-            .map(|b| (u16::from_ne_bytes([b[0], b[1]]), b[2], b[3], u32::from_ne_bytes([b[4], b[5], b[6], b[7]])))
+            .map(|b| {
+                (
+                    u16::from_ne_bytes([b[0], b[1]]),
+                    b[2],
+                    b[3],
+                    u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+                )
+            })
             .collect();
         let (mut at, mut a) = (0, 0_u32);
         loop {
@@ -363,7 +543,11 @@ mod tests {
                         ARCH_AT => arch,
                         _ => {
                             let value = args[((k - ARGS_AT) / 8) as usize];
-                            if (k - ARGS_AT) % 8 == 4 { (value >> 32) as u32 } else { value as u32 }
+                            if (k - ARGS_AT) % 8 == 4 {
+                                (value >> 32) as u32
+                            } else {
+                                value as u32
+                            }
                         }
                     }
                 }
@@ -389,17 +573,41 @@ mod tests {
     fn the_default_profile_lets_through_what_it_should() {
         let program = compile(&default_profile(&[])).unwrap();
         let none = [0; 6];
-        for name in ["read", "write", "execve", "openat", "futex", "exit_group", "socketpair", "ptrace", "mseal"] {
+        for name in [
+            "read",
+            "write",
+            "execve",
+            "openat",
+            "futex",
+            "exit_group",
+            "socketpair",
+            "ptrace",
+            "mseal",
+        ] {
             if syscalls::number(name).is_some() {
                 assert_eq!(call(&program, name, none), ALLOW, "{name}");
             }
         }
-        for name in ["mount", "unshare", "setns", "keyctl", "bpf", "reboot", "init_module", "chroot", "userfaultfd"] {
+        for name in [
+            "mount",
+            "unshare",
+            "setns",
+            "keyctl",
+            "bpf",
+            "reboot",
+            "init_module",
+            "chroot",
+            "userfaultfd",
+        ] {
             assert_eq!(call(&program, name, none), DENY, "{name}");
         }
         assert_eq!(call(&program, "clone3", none), 0x0005_0000 | ENOSYS);
         assert_eq!(call(&program, "clone", [0x11, 0, 0, 0, 0, 0]), ALLOW);
-        assert_eq!(call(&program, "clone", [0x1000_0011, 0, 0, 0, 0, 0]), DENY, "a user namespace");
+        assert_eq!(
+            call(&program, "clone", [0x1000_0011, 0, 0, 0, 0, 0]),
+            DENY,
+            "a user namespace"
+        );
         assert_eq!(call(&program, "personality", [0xffff_ffff, 0, 0, 0, 0, 0]), ALLOW);
         assert_eq!(call(&program, "personality", [0x40_0000, 0, 0, 0, 0, 0]), DENY);
         assert_eq!(call(&program, "socket", [2, 0, 0, 0, 0, 0]), ALLOW);
@@ -432,10 +640,23 @@ mod tests {
         let values = [0, 1, 5, 6, big - 1, big, big + 1, big + 5, u64::MAX];
         for (op, expected) in holds {
             for value in values {
-                let args = vec![Condition { index: 2, value, value_two: 0, op: op.into() }];
-                let rule = Rule { names: vec!["read".into()], action: "SCMP_ACT_LOG".into(), errno_ret: None, args };
-                let profile =
-                    Profile { default_action: "SCMP_ACT_ALLOW".into(), default_errno_ret: None, syscalls: vec![rule] };
+                let args = vec![Condition {
+                    index: 2,
+                    value,
+                    value_two: 0,
+                    op: op.into(),
+                }];
+                let rule = Rule {
+                    names: vec!["read".into()],
+                    action: "SCMP_ACT_LOG".into(),
+                    errno_ret: None,
+                    args,
+                };
+                let profile = Profile {
+                    default_action: "SCMP_ACT_ALLOW".into(),
+                    default_errno_ret: None,
+                    syscalls: vec![rule],
+                };
                 let program = compile(&profile).unwrap();
                 for given in values {
                     let got = call(&program, "read", [0, 0, given, 0, 0, 0]) == 0x7ffc_0000;
@@ -452,7 +673,11 @@ mod tests {
         let program = compile(&serde_json::from_str(text).unwrap()).unwrap();
         assert_eq!(call(&program, "mkdirat", [0; 6]), 0x0005_0000 | 13);
         assert_eq!(call(&program, "read", [0; 6]), ALLOW);
-        let bad = Profile { default_action: "SCMP_ACT_NOTIFY".into(), default_errno_ret: None, syscalls: Vec::new() };
+        let bad = Profile {
+            default_action: "SCMP_ACT_NOTIFY".into(),
+            default_errno_ret: None,
+            syscalls: Vec::new(),
+        };
         assert_eq!(compile(&bad), Err(SeccompError::Action("SCMP_ACT_NOTIFY".into())));
     }
 }

@@ -76,17 +76,27 @@ pub(crate) fn environment(inputs: &Inputs<'_>) -> Vec<String> {
         set(&mut env, entry.clone());
     }
     for variable in &inputs.config.envs {
-        set(&mut env, format!("{}={}", variable.key, String::from_utf8_lossy(&variable.value)));
+        set(
+            &mut env,
+            format!("{}={}", variable.key, String::from_utf8_lossy(&variable.value)),
+        );
     }
     env
 }
 
 pub(crate) fn working_dir<'a>(config: &'a ContainerConfig, image: &'a ImageConfig) -> &'a str {
-    [config.working_dir.as_str(), image.working_dir.as_str()].into_iter().find(|dir| !dir.is_empty()).unwrap_or("/")
+    [config.working_dir.as_str(), image.working_dir.as_str()]
+        .into_iter()
+        .find(|dir| !dir.is_empty())
+        .unwrap_or("/")
 }
 
 pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Value, String> {
-    let security = inputs.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let security = inputs
+        .config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref());
     let privileged = security.is_some_and(|context| context.privileged);
     let mut linux = json!({
         "namespaces": namespaces(inputs, privileged),
@@ -98,7 +108,8 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Value, String> {
         linux["maskedPaths"] = json!(security.map_or(&[][..], |context| &context.masked_paths));
         linux["readonlyPaths"] = json!(security.map_or(&[][..], |context| &context.readonly_paths));
     }
-    let bidirectional = |mount: &ResolvedMount| mount.propagation == MountPropagation::PropagationBidirectional;
+    let bidirectional =
+        |mount: &ResolvedMount| mount.propagation == MountPropagation::PropagationBidirectional;
     if inputs.mounts.iter().any(bidirectional) {
         linux["rootfsPropagation"] = json!("shared");
     }
@@ -138,7 +149,9 @@ pub(crate) fn exec_process(config: &Value, command: &[String], tty: bool) -> Val
     process["args"] = json!(command);
     process["terminal"] = json!(tty);
     if tty && let Some(env) = process["env"].as_array_mut() {
-        let has_term = env.iter().any(|entry| entry.as_str().is_some_and(|text| text.starts_with("TERM=")));
+        let has_term = env
+            .iter()
+            .any(|entry| entry.as_str().is_some_and(|text| text.starts_with("TERM=")));
         if !has_term {
             env.push(json!("TERM=xterm"));
         }
@@ -169,23 +182,43 @@ fn namespaces(inputs: &Inputs<'_>, privileged: bool) -> Vec<Value> {
 
 fn mounts(inputs: &Inputs<'_>, privileged: bool) -> Vec<Value> {
     let writable = if privileged { "rw" } else { "ro" };
-    let mount = |kind: &str, source: &str, at: &str, options: &[&str]| {
-        json!({"destination": at, "type": kind, "source": source, "options": options})
-    };
+    let mount = |kind: &str, source: &str, at: &str, options: &[&str]| json!({"destination": at, "type": kind, "source": source, "options": options});
     let mut list = vec![
         mount("proc", "proc", "/proc", &["nosuid", "noexec", "nodev"]),
-        mount("tmpfs", "tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "tmpfs",
+            "tmpfs",
+            "/dev",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
         mount(
             "devpts",
             "devpts",
             "/dev/pts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
         ),
         mount("mqueue", "mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
         mount("sysfs", "sysfs", "/sys", &["nosuid", "noexec", "nodev", writable]),
-        mount("cgroup", "cgroup", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "relatime", writable]),
+        mount(
+            "cgroup",
+            "cgroup",
+            "/sys/fs/cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", writable],
+        ),
     ];
-    let taken = |at: &str| inputs.mounts.iter().any(|own| own.target.trim_end_matches('/') == at);
+    let taken = |at: &str| {
+        inputs
+            .mounts
+            .iter()
+            .any(|own| own.target.trim_end_matches('/') == at)
+    };
     list.retain(|default| !default["destination"].as_str().is_some_and(taken));
     // Outer places first, whatever order they were asked for in.
     let mut own: Vec<&ResolvedMount> = inputs.mounts.iter().collect();
@@ -280,7 +313,12 @@ mod tests {
     }
 
     fn spec(config: &ContainerConfig, mounts: &[ResolvedMount]) -> Value {
-        let user = User { uid: 5, gid: 6, groups: vec![6, 7], home: "/home/u".into() };
+        let user = User {
+            uid: 5,
+            gid: 6,
+            groups: vec![6, 7],
+            home: "/home/u".into(),
+        };
         let namespaces = Namespaces {
             network: Some("/proc/9/ns/net".into()),
             ipc: Some("/proc/9/ns/ipc".into()),
@@ -306,15 +344,25 @@ mod tests {
     fn context(change: impl FnOnce(&mut LinuxContainerSecurityContext)) -> ContainerConfig {
         let mut security = LinuxContainerSecurityContext::default();
         change(&mut security);
-        let linux = LinuxContainerConfig { security_context: Some(security), resources: None };
-        ContainerConfig { linux: Some(linux), ..Default::default() }
+        let linux = LinuxContainerConfig {
+            security_context: Some(security),
+            resources: None,
+        };
+        ContainerConfig {
+            linux: Some(linux),
+            ..Default::default()
+        }
     }
 
     #[test]
     fn the_command_line_follows_the_images_rules() {
         let line = |command: &[&str], args: &[&str]| {
             let own = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-            let config = ContainerConfig { command: own(command), args: own(args), ..Default::default() };
+            let config = ContainerConfig {
+                command: own(command),
+                args: own(args),
+                ..Default::default()
+            };
             command_line(&config, &image()).unwrap().join(" ")
         };
         assert_eq!(line(&[], &[]), "/entry default");
@@ -327,9 +375,24 @@ mod tests {
 
     #[test]
     fn the_container_has_the_last_word_on_its_environment() {
-        let envs = vec![KeyValue { key: "BOTH".into(), value: "own".into() }];
-        let spec = spec(&ContainerConfig { envs, ..Default::default() }, &[]);
-        let env = json!(["PATH=/image/bin", "HOME=/home/u", "HOSTNAME=pod-1", "FROM=image", "BOTH=own"]);
+        let envs = vec![KeyValue {
+            key: "BOTH".into(),
+            value: "own".into(),
+        }];
+        let spec = spec(
+            &ContainerConfig {
+                envs,
+                ..Default::default()
+            },
+            &[],
+        );
+        let env = json!([
+            "PATH=/image/bin",
+            "HOME=/home/u",
+            "HOSTNAME=pod-1",
+            "FROM=image",
+            "BOTH=own"
+        ]);
         assert_eq!(spec["process"]["env"], env);
         assert_eq!(spec["process"]["cwd"], "/srv");
         assert_eq!(spec["process"]["user"]["additionalGids"], json!([6, 7]));
@@ -338,8 +401,12 @@ mod tests {
     #[test]
     fn namespaces_are_the_pods() {
         let spec = spec(&ContainerConfig::default(), &[]);
-        let kinds: Vec<_> =
-            spec["linux"]["namespaces"].as_array().unwrap().iter().map(|ns| ns["type"].as_str().unwrap()).collect();
+        let kinds: Vec<_> = spec["linux"]["namespaces"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|ns| ns["type"].as_str().unwrap())
+            .collect();
         assert_eq!(kinds, ["mount", "network", "ipc", "pid"]);
         assert_eq!(spec["linux"]["cgroupsPath"], "/kubepods/pod1/c1");
     }
@@ -353,10 +420,25 @@ mod tests {
             recursive_read_only: false,
             propagation: MountPropagation::PropagationPrivate,
         };
-        let spec = spec(&ContainerConfig::default(), &[mount("/a/b/c", true), mount("/a", false), mount("/sys/", true)]);
+        let spec = spec(
+            &ContainerConfig::default(),
+            &[mount("/a/b/c", true), mount("/a", false), mount("/sys/", true)],
+        );
         let list = spec["mounts"].as_array().unwrap();
         let places: Vec<_> = list.iter().map(|m| m["destination"].as_str().unwrap()).collect();
-        assert_eq!(places, ["/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys/fs/cgroup", "/a", "/sys/", "/a/b/c"]);
+        assert_eq!(
+            places,
+            [
+                "/proc",
+                "/dev",
+                "/dev/pts",
+                "/dev/mqueue",
+                "/sys/fs/cgroup",
+                "/a",
+                "/sys/",
+                "/a/b/c"
+            ]
+        );
         assert_eq!(list[7]["options"], json!(["rbind", "rprivate", "ro"]));
     }
 
@@ -365,7 +447,10 @@ mod tests {
         let masked = vec!["/proc/kcore".to_owned()];
         let plain = spec(&context(|c| c.masked_paths.clone_from(&masked)), &[]);
         assert_eq!(plain["linux"]["maskedPaths"], json!(masked));
-        assert_eq!(plain["linux"]["resources"]["devices"][0], json!({"allow": false, "access": "rwm"}));
+        assert_eq!(
+            plain["linux"]["resources"]["devices"][0],
+            json!({"allow": false, "access": "rwm"})
+        );
         let privileged = spec(
             &context(|c| {
                 c.privileged = true;
@@ -374,8 +459,16 @@ mod tests {
             &[],
         );
         assert!(privileged["linux"].get("maskedPaths").is_none());
-        assert_eq!(privileged["linux"]["resources"]["devices"], json!([{"allow": true, "access": "rwm"}]));
-        let sys = privileged["mounts"].as_array().unwrap().iter().find(|m| m["destination"] == "/sys").unwrap();
+        assert_eq!(
+            privileged["linux"]["resources"]["devices"],
+            json!([{"allow": true, "access": "rwm"}])
+        );
+        let sys = privileged["mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|m| m["destination"] == "/sys")
+            .unwrap();
         assert!(sys["options"].as_array().unwrap().contains(&json!("rw")));
     }
 }

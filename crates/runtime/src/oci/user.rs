@@ -38,7 +38,10 @@ pub(crate) struct Accounts {
 
 impl Accounts {
     pub(crate) fn read(rootfs: &Path) -> Accounts {
-        Accounts { passwd: read(rootfs, "etc/passwd"), group: read(rootfs, "etc/group") }
+        Accounts {
+            passwd: read(rootfs, "etc/passwd"),
+            group: read(rootfs, "etc/group"),
+        }
     }
 }
 
@@ -60,12 +63,16 @@ pub(crate) fn resolve(
         }
         wanted = format!("{user}:{}", group.value);
     }
-    let (user, group) = wanted.split_once(':').map_or((wanted.as_str(), None), |(user, group)| (user, Some(group)));
+    let (user, group) = wanted
+        .split_once(':')
+        .map_or((wanted.as_str(), None), |(user, group)| (user, Some(group)));
     let entry = passwd_entry(accounts, user);
     let uid = match (&entry, user) {
         (Some(entry), _) => entry.uid,
         (None, "") => 0,
-        (None, text) => text.parse().map_err(|_| format!("unable to find user {text}: no matching entries in passwd file"))?,
+        (None, text) => text
+            .parse()
+            .map_err(|_| format!("unable to find user {text}: no matching entries in passwd file"))?,
     };
     let gid = match group {
         None | Some("") => entry.as_ref().map_or(0, |entry| entry.gid),
@@ -88,7 +95,12 @@ pub(crate) fn resolve(
         memberships(accounts, &entry.name).for_each(&mut add);
     }
     let home = entry.map(|entry| entry.home).filter(|home| !home.is_empty());
-    Ok(User { uid, gid, groups, home: home.unwrap_or_else(|| "/".to_owned()) })
+    Ok(User {
+        uid,
+        gid,
+        groups,
+        home: home.unwrap_or_else(|| "/".to_owned()),
+    })
 }
 
 struct Entry {
@@ -100,14 +112,23 @@ struct Entry {
 
 /// By name, or by number if that is what was given.
 fn passwd_entry(accounts: &Accounts, user: &str) -> Option<Entry> {
-    let wanted_uid: Option<u32> = if user.is_empty() { Some(0) } else { user.parse().ok() };
+    let wanted_uid: Option<u32> = if user.is_empty() {
+        Some(0)
+    } else {
+        user.parse().ok()
+    };
     accounts.passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
         let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
         let home = fields.nth(1).unwrap_or_default();
         let matches = wanted_uid.map_or(name == user, |wanted| wanted == uid);
-        matches.then(|| Entry { name: name.to_owned(), uid, gid, home: home.to_owned() })
+        matches.then(|| Entry {
+            name: name.to_owned(),
+            uid,
+            gid,
+            home: home.to_owned(),
+        })
     })
 }
 
@@ -122,16 +143,24 @@ fn group_lines(accounts: &Accounts) -> impl Iterator<Item = (&str, u32, &str)> {
 }
 
 fn group_id(accounts: &Accounts, name: &str) -> Option<u32> {
-    group_lines(accounts).find(|(known, ..)| *known == name).map(|(_, gid, _)| gid)
+    group_lines(accounts)
+        .find(|(known, ..)| *known == name)
+        .map(|(_, gid, _)| gid)
 }
 
 fn memberships(accounts: &Accounts, user: &str) -> impl Iterator<Item = u32> {
-    group_lines(accounts).filter(move |(.., members)| members.split(',').any(|m| m.trim() == user)).map(|(_, gid, _)| gid)
+    group_lines(accounts)
+        .filter(move |(.., members)| members.split(',').any(|m| m.trim() == user))
+        .map(|(_, gid, _)| gid)
 }
 
 fn read(rootfs: &Path, name: &str) -> String {
     let open = || -> std::io::Result<String> {
-        let root = rustix::fs::open(rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let root = rustix::fs::open(
+            rootfs,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat2(&root, name, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
         let mut text = Vec::new();
@@ -155,7 +184,10 @@ mod tests {
         }
     }
 
-    fn check(image: &str, change: impl FnOnce(&mut LinuxContainerSecurityContext)) -> Result<(u32, u32, Vec<u32>, String), String> {
+    fn check(
+        image: &str,
+        change: impl FnOnce(&mut LinuxContainerSecurityContext),
+    ) -> Result<(u32, u32, Vec<u32>, String), String> {
         let mut context = LinuxContainerSecurityContext::default();
         change(&mut context);
         resolve(&context, image, &accounts()).map(|user| (user.uid, user.gid, user.groups, user.home))
@@ -165,11 +197,26 @@ mod tests {
     fn users_are_resolved() {
         let int = |value| Some(Int64Value { value });
         assert_eq!(check("", |_| ()), Ok((0, 0, vec![0], "/root".into())));
-        assert_eq!(check("web", |_| ()), Ok((33, 34, vec![34, 40, 41], "/var/www".into())));
-        assert_eq!(check("33", |_| ()), Ok((33, 34, vec![34, 40, 41], "/var/www".into())));
-        assert_eq!(check("web:logs", |_| ()), Ok((33, 40, vec![40, 41], "/var/www".into())));
-        assert_eq!(check("1000:1001", |_| ()), Ok((1000, 1001, vec![1001], "/".into())));
-        assert_eq!(check("web", |c| c.run_as_user = int(7)), Ok((7, 0, vec![0], "/".into())));
+        assert_eq!(
+            check("web", |_| ()),
+            Ok((33, 34, vec![34, 40, 41], "/var/www".into()))
+        );
+        assert_eq!(
+            check("33", |_| ()),
+            Ok((33, 34, vec![34, 40, 41], "/var/www".into()))
+        );
+        assert_eq!(
+            check("web:logs", |_| ()),
+            Ok((33, 40, vec![40, 41], "/var/www".into()))
+        );
+        assert_eq!(
+            check("1000:1001", |_| ()),
+            Ok((1000, 1001, vec![1001], "/".into()))
+        );
+        assert_eq!(
+            check("web", |c| c.run_as_user = int(7)),
+            Ok((7, 0, vec![0], "/".into()))
+        );
         assert_eq!(
             check("", |c| {
                 c.run_as_user = int(33);
