@@ -2,7 +2,7 @@
 
 use crate::{Error, LeaseId, Op, Result};
 use bytes::Bytes;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 /// Can this revision be read? 0 always can.
 pub(crate) fn readable(requested: i64, current: i64, compact_revision: i64) -> Result<()> {
@@ -39,7 +39,7 @@ pub(crate) fn branch(
     compact_revision: i64,
     lease_exists: &dyn Fn(LeaseId) -> bool,
 ) -> Result<()> {
-    let mut put: HashSet<&Bytes> = HashSet::new();
+    let mut put: BTreeSet<&Bytes> = BTreeSet::new();
     for op in ops {
         match op {
             Op::Put { key, lease, .. } => {
