@@ -2,6 +2,8 @@
 //!
 //! All mutating calls come before all validating ones, each in the order of the list.
 
+pub mod plugins;
+
 use crate::Objects;
 use async_trait::async_trait;
 use machinery::Value;
