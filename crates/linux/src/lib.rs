@@ -24,6 +24,7 @@ pub mod check;
 pub mod conntrack;
 mod error;
 pub mod fake;
+pub mod filesystem;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
