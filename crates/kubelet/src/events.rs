@@ -82,6 +82,32 @@ impl About<'_> {
     }
 }
 
+impl About<'_> {
+    /// A warning whose reason is one of the few that are not known beforehand.
+    pub fn event_warning(&self, reason: &str, message: &str) {
+        let known = REFUSALS
+            .iter()
+            .find(|r| **r == reason)
+            .copied()
+            .unwrap_or("UnexpectedAdmissionError");
+        self.warning(known, message);
+    }
+}
+
+/// Reasons of admission.
+const REFUSALS: [&str; 10] = [
+    "NodeAffinity",
+    "NodeName",
+    "NodePorts",
+    "OutOfcpu",
+    "OutOfephemeral-storage",
+    "OutOfmemory",
+    "OutOfpods",
+    "PodOSNotSupported",
+    "PodOSSelectorNodeLabelDoesNotMatch",
+    "TaintToleration",
+];
+
 /// The generated type does not carry kind and version; a reference does.
 fn pod_reference(pod: &Pod) -> ObjectReference {
     reference(pod)

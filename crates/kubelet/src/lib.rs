@@ -11,6 +11,8 @@
 //! runs; choosing is pure ([`pods::actions`], [`status::generate`]), doing is apart; nothing polls.
 
 pub mod backoff;
+pub mod cgroups;
+pub mod config;
 pub mod dns;
 pub mod downward;
 pub mod env;
@@ -18,7 +20,11 @@ pub mod error;
 pub mod events;
 pub mod hostname;
 pub mod images;
+pub mod lifecycle;
 pub mod logs;
+pub mod node;
+pub mod objects;
+pub mod paths;
 pub mod pod;
 pub mod pods;
 pub mod probes;
@@ -26,3 +32,4 @@ pub mod qos;
 pub mod quantity;
 pub mod runtime;
 pub mod status;
+pub mod volumes;

@@ -1,0 +1,91 @@
+//! What everything on the node shares: handles and facts, no behaviour.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use client::Informer;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::Api;
+use linux::mount::Mounts;
+use machinery::clock::Clock;
+use parking_lot::RwLock;
+
+use super::machine::Machine;
+use crate::backoff::Backoff;
+use crate::cgroups::PodCgroups;
+use crate::config::Settings;
+use crate::dns;
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::images::manager::ImageManager;
+use crate::objects::ObjectCache;
+use crate::paths::Paths;
+use crate::pod::PodExt;
+use crate::runtime::client::Runtime;
+use crate::status::manager::StatusManager;
+use crate::volumes::tokens::Tokens;
+
+pub struct NodeContext {
+    pub settings: Settings,
+    pub client: kube::Client,
+    pub clock: Arc<dyn Clock>,
+    pub started: Timestamp,
+    pub paths: Paths,
+    pub runtime: Runtime,
+    pub events: Events,
+    pub mounts: Arc<dyn Mounts>,
+    /// Absent where the machine has no control groups (a hollow node).
+    pub cgroups: Option<PodCgroups>,
+    pub config_maps: ObjectCache<ConfigMap>,
+    pub secrets: ObjectCache<Secret>,
+    pub tokens: Tokens,
+    pub images: ImageManager,
+    pub status: Arc<StatusManager>,
+    pub services: Informer<Service>,
+    pub cluster_dns: dns::Cluster,
+    pub machine: Machine,
+    pub state: RwLock<NodeState>,
+    /// Of containers that end, by pod UID and container name.
+    pub crashes: Backoff<(String, String)>,
+}
+
+/// What changes about the node.
+#[derive(Clone, Debug, Default)]
+pub struct NodeState {
+    /// As the API server last showed it.
+    pub node: Option<Arc<Node>>,
+    /// What the runtime says against running anything; nothing when it is fine.
+    pub runtime_error: Option<String>,
+    pub network_error: Option<String>,
+}
+
+impl NodeContext {
+    /// The runtime's name for the pod's runtime class.
+    pub async fn runtime_handler(&self, pod: &Pod) -> Result<String> {
+        let Some(class) = pod.spec().runtime_class_name.as_deref().filter(|c| !c.is_empty()) else {
+            return Ok(String::new());
+        };
+        let api: Api<RuntimeClass> = Api::all(self.client.clone());
+        match api.get_opt(class).await {
+            Ok(Some(found)) => Ok(found.handler),
+            Ok(None) => Err(Error::Pod(format!("RuntimeClass {class:?} not found"))),
+            Err(source) => Err(Error::Api {
+                operation: "failed to look up RuntimeClass",
+                subject: class.to_owned(),
+                source: Box::new(source),
+            }),
+        }
+    }
+
+    /// The node's addresses, as pods see them.
+    pub fn host_ips(&self) -> &[String] {
+        &self.settings.node_ips
+    }
+
+    /// Thousandths for CPU, whole units for the rest.
+    pub fn allocatable(&self) -> &BTreeMap<String, i64> {
+        &self.machine.allocatable
+    }
+}

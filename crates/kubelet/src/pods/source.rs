@@ -1,0 +1,121 @@
+//! Where pods come from: the API server's pods of this node, and a directory of manifests.
+//!
+//! One task takes changes in order and tells the workers; admission is decided here, one pod after another, so
+//! that two pods never count on the same room.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Event, Informer};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::{self, Place};
+use super::orphans;
+use super::worker::Command;
+use super::workers::{Begin, Workers};
+use crate::node::context::NodeContext;
+use crate::pod::{PodExt, is_terminal};
+
+/// How often what nobody knows any more is looked for, beside the occasions that call for it.
+const SWEEP: Duration = Duration::from_secs(300);
+
+enum Change {
+    Is(Arc<Pod>),
+    Gone(Arc<Pod>),
+}
+
+/// Runs until `stop`.
+pub async fn run(
+    node: Arc<NodeContext>,
+    workers: Arc<Workers>,
+    pods: Informer<Pod>,
+    sweep_now: Arc<tokio::sync::Notify>,
+    stop: CancellationToken,
+) {
+    let (sender, mut changes) = mpsc::unbounded_channel();
+    pods.subscribe(move |event| {
+        let change = match event {
+            Event::Added(pod) | Event::Updated { new: pod, .. } => Change::Is(pod.clone()),
+            Event::Deleted(pod) => Change::Gone(pod.clone()),
+        };
+        // Nobody listens any more when the kubelet stops.
+        drop(sender.send(change));
+    });
+    tokio::select! {
+        () = pods.synced() => {}
+        () = stop.cancelled() => return,
+    }
+    // What ran before this kubelet takes its room first, then the older before the younger.
+    let mut present = pods.list();
+    present.sort_by_key(|p| (p.phase() == "Pending", p.metadata.creation_timestamp.clone()));
+    for pod in present {
+        take(&node, &workers, pod);
+    }
+    let mut next_sweep = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Some(change) = changes.recv() => match change {
+                Change::Is(pod) => take(&node, &workers, pod),
+                Change::Gone(pod) => workers.tell(pod.uid(), Command::Gone),
+            },
+            () = sweep_now.notified() => next_sweep = tokio::time::Instant::now(),
+            () = tokio::time::sleep_until(next_sweep) => {
+                // A worker that is just ending still removes its own.
+                if let Err(error) = orphans::sweep(&node, &workers.uids()).await {
+                    tracing::warn!(error = error.full(), "cannot look for what pods have left behind");
+                }
+                next_sweep = tokio::time::Instant::now() + SWEEP;
+            }
+        }
+    }
+}
+
+fn take(node: &Arc<NodeContext>, workers: &Arc<Workers>, pod: Arc<Pod>) {
+    if pod.is_mirror() {
+        return;
+    }
+    node.status.observe(&pod);
+    if workers.knows(pod.uid()) {
+        let uid = pod.uid().to_owned();
+        workers.tell(&uid, Command::Pod(pod));
+        return;
+    }
+    let begin = match admit(node, workers, &pod) {
+        Ok(()) => Begin::Run,
+        Err(refusal) => {
+            tracing::info!(
+                pod = pod.describe(),
+                reason = refusal.reason,
+                message = refusal.message,
+                "refusing a pod"
+            );
+            node.events
+                .pod(&pod)
+                .event_warning(&refusal.reason, &refusal.message);
+            Begin::Refuse(refusal.reason, format!("Pod was rejected: {}", refusal.message))
+        }
+    };
+    workers.begin(pod, begin);
+}
+
+fn admit(node: &NodeContext, workers: &Workers, pod: &Pod) -> Result<(), admission::Refusal> {
+    if pod.is_deleting() || is_terminal(pod.phase()) || pod.phase() == "Running" {
+        return Ok(());
+    }
+    let others = workers.pods();
+    let known = node
+        .state
+        .read()
+        .node
+        .clone()
+        .unwrap_or_else(|| Arc::new(Node::default()));
+    let mut place = Place::of(&known, &node.settings.node_name, node.allocatable());
+    if place.labels.is_empty() {
+        // Not registered yet: what it will have.
+        place.labels = &node.settings.labels;
+    }
+    admission::check(pod, &place, others.iter().map(|p| &**p))
+}
