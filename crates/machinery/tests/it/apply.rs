@@ -8,6 +8,10 @@ use crate::table;
 use jiff::{SignedDuration, Timestamp};
 use machinery::Value;
 use machinery::apply::{ApplyError, FieldManager, ManagedFields, Operation, ResetFields, SameFields};
+use machinery::codec::json;
+use machinery::defaults;
+use machinery::gvk::GroupVersionKind;
+use machinery::schema::{TypeId, Types};
 use std::fmt::Write as _;
 
 struct Write<'s> {
@@ -49,26 +53,48 @@ impl<'s> Write<'s> {
     }
 }
 
+/// A history with the types of `types.txt`.
 fn run(case: &Case) -> String {
+    history(case, |write, body| {
+        let ty = if write.ty.is_empty() {
+            &write.kind
+        } else {
+            write.ty
+        };
+        (&table::TYPES, table::id(ty), body)
+    })
+}
+
+/// A history with the built-in types, objects decoded and defaulted along their tables as in the server.
+fn run_built_in(case: &Case) -> String {
+    history(case, |write, body| {
+        let (group, version) = write.version.split_once('/').unwrap_or(("", &write.version));
+        let id = api::kind(&GroupVersionKind::new(group, version, &write.kind)).expect("a built-in kind");
+        let mut body = json::conform(&body, api::types(), id)
+            .expect("an object of the kind")
+            .value;
+        defaults::apply(api::types(), id, &mut body);
+        (api::types(), id, body)
+    })
+}
+
+fn history<'t>(case: &Case, prepare: impl Fn(&Write<'_>, Value) -> (&'t Types, TypeId, Value)) -> String {
     let mut live: Option<Value> = None;
     let mut now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
     let mut out = String::new();
     for section in case.sections.iter().filter(|s| s.name != "want") {
         let body = cases::value(&section.body);
         let write = Write::read(section, &body);
-        let ty = if write.ty.is_empty() {
-            &write.kind
-        } else {
-            write.ty
-        };
-        let id = table::id(ty);
-        let built_in = table::TYPES.as_struct(id).is_some_and(|s| !s.message.is_empty());
+        // What is applied is taken as it is written.
+        let (types, id, prepared) = prepare(&write, body.clone());
+        let body = if section.name == "apply" { body } else { prepared };
+        let built_in = types.as_struct(id).is_some_and(|s| !s.message.is_empty());
         let reset = match write.sub {
             "status" => ResetFields::new([&["f:spec"][..]]),
             _ => ResetFields::new([&["f:status"][..]]),
         };
         let manager = FieldManager {
-            types: &table::TYPES,
+            types,
             id,
             version: &write.version,
             kind: &write.kind,
@@ -149,6 +175,11 @@ fn server_side_apply() {
 #[test]
 fn server_side_apply_to_custom_resources() {
     cases::check("apply_custom.txt", run);
+}
+
+#[test]
+fn built_in_kinds_read_as_in_upstreams_clusters() {
+    cases::check("built_in.txt", run_built_in);
 }
 
 mod arbitrary {
