@@ -9,12 +9,17 @@
 
 mod context;
 mod deployment;
+mod endpoint_slice;
+mod endpoints;
 mod int_or_percent;
 mod owner;
 mod pods;
 mod registry;
 mod replicaset;
 mod replication;
+mod root_ca_publisher;
+mod service_account;
+mod service_pods;
 
 pub use context::{ClientFor, Context, Options};
 pub use registry::{ALL, Controller, run};

@@ -26,6 +26,18 @@ pub static ALL: &[Controller] = &[
         start: deployment::start,
     },
     Controller {
+        name: "endpoints-controller",
+        identity: "endpoint-controller",
+        component: "endpoint-controller",
+        start: endpoints::start,
+    },
+    Controller {
+        name: "endpointslice-controller",
+        identity: "endpointslice-controller",
+        component: "endpoint-slice-controller",
+        start: endpoint_slice::start,
+    },
+    Controller {
         name: "replicaset-controller",
         identity: "replicaset-controller",
         component: "replicaset-controller",
@@ -36,6 +48,18 @@ pub static ALL: &[Controller] = &[
         identity: "replication-controller",
         component: "replication-controller",
         start: replication::start,
+    },
+    Controller {
+        name: "root-ca-certificate-publisher-controller",
+        identity: "root-ca-cert-publisher",
+        component: "root-ca-cert-publisher",
+        start: root_ca_publisher::start,
+    },
+    Controller {
+        name: "serviceaccount-controller",
+        identity: "service-account-controller",
+        component: "service-account-controller",
+        start: service_account::start,
     },
 ];
 
@@ -80,7 +104,7 @@ mod tests {
             "pods",
             "registry",
             "int_or_percent",
-            "conditions",
+            "service_pods",
         ];
         let files = std::fs::read_dir(folder)
             .expect("src")
