@@ -1,6 +1,7 @@
 //! May this user do this? Authorizers are asked in order; the first that allows or denies decides, and
 //! nobody's opinion is a refusal.
 
+pub mod bootstrap;
 pub mod rbac;
 
 use crate::Objects;
