@@ -17,8 +17,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where an embedded store lives. It is opened once at start-up, and again after an input/output error.
 pub trait Disk: Debug + Send + Sync + 'static {
-    /// The file with what is in it; empty the first time.
+    /// The file. An error of kind `NotFound` if there has never been one.
     fn open(&self) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Makes the file with these contents, durable, all or nothing.
+    fn create(&self, contents: &[u8]) -> io::Result<()>;
 
     /// After a write failed for lack of space: can the file grow now as it was to grow then?
     fn has_space(&self) -> io::Result<()>;
@@ -79,15 +82,14 @@ impl DataDir {
             .create(dir)
             .map_err(failed("make the data directory", dir))?;
         let lock_path = dir.join(LOCK);
-        let lock = private(
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false),
-        )
-        .open(&lock_path)
-        .map_err(failed("write to the data directory, lock file", &lock_path))?;
+        let lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(failed("write to the data directory, lock file", &lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: dir.to_owned() }),
@@ -103,22 +105,30 @@ impl DataDir {
 
 impl Disk for DataDir {
     fn open(&self) -> io::Result<Box<dyn DiskFile>> {
-        let file = private(
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false),
-        )
-        .open(&self.path)?;
-        if let Some(dir) = self.path.parent() {
-            // The name of a new file is durable only with its directory.
-            File::open(dir)?.sync_all()?;
-        }
+        let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
         Ok(Box::new(DataFile {
             file,
             refused: self.refused.clone(),
         }))
+    }
+
+    fn create(&self, contents: &[u8]) -> io::Result<()> {
+        let unfinished = self.path.with_extension("new");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unfinished)?;
+        allocate(&file, FallocateFlags::empty(), 0, contents.len() as u64)?;
+        file.write_all_at(contents, 0)?;
+        file.sync_all()?;
+        std::fs::rename(&unfinished, &self.path)?;
+        match self.path.parent() {
+            // The new name is durable only with its directory.
+            Some(dir) => File::open(dir)?.sync_all(),
+            None => Ok(()),
+        }
     }
 
     fn has_space(&self) -> io::Result<()> {
@@ -145,10 +155,6 @@ impl Disk for DataDir {
     fn close(&self) {
         self.lock.lock().take();
     }
-}
-
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    options.mode(0o600)
 }
 
 /// Reserves the bytes from `from` to `to`. File systems that cannot reserve do nothing.

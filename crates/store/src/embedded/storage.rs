@@ -135,7 +135,14 @@ impl Storage {
         opened.database = open_database(&self.disk, self.cache_bytes);
         match &opened.database {
             Ok(_) => Ok(()),
-            Err(error) => Err(error.clone()),
+            Err(error @ (Error::Corrupt { .. } | Error::NoSpace { .. })) => Err(error.clone()),
+            Err(error) => {
+                let source: Arc<dyn std::error::Error + Send + Sync> = Arc::new(error.clone());
+                Err(unavailable(
+                    "the file cannot be opened after an input/output error",
+                    Some(source),
+                ))
+            }
         }
     }
 
@@ -356,25 +363,41 @@ impl redb::StorageBackend for Backend {
 
 fn open_database(disk: &Arc<dyn Disk>, cache_bytes: usize) -> Result<Database> {
     let path = || disk.path().to_owned();
-    let file = disk.open().map_err(|source| match source.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::NoSpace { path: path() },
-        _ => Error::Io {
-            operation: "open",
-            path: path(),
-            source: Arc::new(source),
-        },
-    })?;
+    let failed = |operation| {
+        move |source: io::Error| match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::NoSpace { path: path() },
+            _ => Error::Io {
+                operation,
+                path: path(),
+                source: Arc::new(source),
+            },
+        }
+    };
+    let file = match disk.open() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            disk.create(&blank(&path)?).map_err(failed("create"))?;
+            disk.open().map_err(failed("open"))?
+        }
+        other => other.map_err(failed("open"))?,
+    };
     let opened = guarded(&path, || {
         let database = Database::builder()
             .set_cache_size(cache_bytes)
             .create_with_backend(Backend(file))?;
-        let format = prepare(&database)?;
+        let format = database
+            .begin_read()?
+            .open_table(STATE)?
+            .get(FORMAT_KEY)?
+            .map(|format| format.value());
         Ok((database, format))
     });
     match opened {
-        Ok((database, FORMAT)) => Ok(database),
+        Ok((database, Some(FORMAT))) => Ok(database),
         Ok((_, format)) => {
-            let detail = format!("it has format {format}, this version reads format {FORMAT}");
+            let detail = format!(
+                "it has format {}, this version reads {FORMAT}",
+                format.unwrap_or_default()
+            );
             Err(Error::Corrupt { path: path(), detail })
         }
         Err(Fault::Failed(error)) => Err(error),
@@ -382,24 +405,65 @@ fn open_database(disk: &Arc<dyn Disk>, cache_bytes: usize) -> Result<Database> {
     }
 }
 
-/// Makes the tables the first time.
-fn prepare(database: &Database) -> Result<u64, redb::Error> {
-    match database.begin_read()?.open_table(STATE) {
-        Ok(table) => {
-            if let Some(format) = table.get(FORMAT_KEY)? {
-                return Ok(format.value());
-            }
-        }
-        Err(redb::TableError::TableDoesNotExist(_)) => {}
-        Err(error) => return Err(error.into()),
+/// The contents of a store without keys. Made in memory, so that a crash while a store is first made leaves
+/// either nothing or all of it.
+fn blank(path: &dyn Fn() -> PathBuf) -> Result<Vec<u8>> {
+    let contents = Arc::new(Mutex::new(Vec::new()));
+    let made = guarded(path, || {
+        let database = Database::builder().create_with_backend(Backend(Box::new(Blank(contents.clone()))))?;
+        let transaction = database.begin_write()?;
+        transaction.open_table(EVENTS)?;
+        transaction.open_table(VALUES)?;
+        transaction.open_table(LEASES)?;
+        transaction.open_table(STATE)?.insert(FORMAT_KEY, FORMAT)?;
+        transaction.commit()?;
+        Ok(())
+    });
+    match made {
+        Ok(()) => Ok(std::mem::take(&mut contents.lock())),
+        Err(Fault::Failed(error)) => Err(error),
+        Err(Fault::Shut) => Err(unavailable("cannot make an empty store", None)),
     }
-    let transaction = database.begin_write()?;
-    transaction.open_table(EVENTS)?;
-    transaction.open_table(VALUES)?;
-    transaction.open_table(LEASES)?;
-    transaction.open_table(STATE)?.insert(FORMAT_KEY, FORMAT)?;
-    transaction.commit()?;
-    Ok(FORMAT)
+}
+
+/// A file in memory.
+#[derive(Debug)]
+struct Blank(Arc<Mutex<Vec<u8>>>);
+
+impl DiskFile for Blank {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.lock().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = offset as usize;
+        out.copy_from_slice(
+            self.0
+                .lock()
+                .get(start..start + out.len())
+                .ok_or(ErrorKind::UnexpectedEof)?,
+        );
+        Ok(())
+    }
+
+    fn resize(&self, size: u64) -> io::Result<()> {
+        self.0.lock().resize(size as usize, 0);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let start = offset as usize;
+        let mut contents = self.0.lock();
+        contents
+            .get_mut(start..start + data.len())
+            .ok_or(ErrorKind::UnexpectedEof)?
+            .copy_from_slice(data);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn write(transaction: &WriteTransaction, changes: &Changes) -> Result<u64, redb::Error> {
@@ -479,6 +543,11 @@ fn fault(path: &dyn Fn() -> PathBuf, error: redb::Error) -> Fault {
         }
         redb::Error::Io(source) => match source.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::NoSpace { path },
+            // A file that is too short, or not a database at all.
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Error::Corrupt {
+                path,
+                detail: source.to_string(),
+            },
             _ => unavailable("input/output error", Some(Arc::new(source))),
         },
         redb::Error::Corrupted(detail) => Error::Corrupt { path, detail },

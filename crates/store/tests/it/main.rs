@@ -1,3 +1,5 @@
 //! Every engine against the shared suite; the embedded one also against crashes, faults and full disks.
 
 mod engines;
+mod faults;
+mod sim;
