@@ -6,7 +6,7 @@
 use super::atom::{Atom, MapAtom, Relation, Ty};
 use super::element;
 use super::name;
-use super::set::FieldSet;
+use super::set::{FieldSet, Node};
 use crate::{Map, Value};
 
 /// Every path `value` mentions. Items that can have no name are left out; a validated object has none.
@@ -21,7 +21,7 @@ fn below(ty: Ty<'_>, value: &Value) -> (bool, FieldSet) {
         (Atom::List(list), _) if matches!(list.relation, Relation::Atomic) => (true, FieldSet::new()),
         (Atom::Map(map), _) if map.atomic => (true, FieldSet::new()),
         (Atom::List(list), Value::Array(items)) => {
-            let mut set = FieldSet::with_capacity(items.len());
+            let mut nodes = Vec::with_capacity(items.len());
             let named: Vec<_> = items
                 .iter()
                 .map(|item| element::name_of(&list, item).ok())
@@ -38,9 +38,13 @@ fn below(ty: Ty<'_>, value: &Value) -> (bool, FieldSet) {
                 } else {
                     FieldSet::new()
                 };
-                set.put(name.clone(), true, children);
+                nodes.push(Node {
+                    name: name.clone(),
+                    member: true,
+                    children,
+                });
             }
-            (false, set)
+            (false, FieldSet::from_nodes(nodes))
         }
         (Atom::Map(map), Value::Object(fields)) => (false, of_map(&map, fields)),
         _ => (false, FieldSet::new()),

@@ -4,7 +4,7 @@
 //! "this path too". Reading drops steps of unknown kinds, as upstream does, and refuses what is no path.
 
 use super::name::{self, Parsed};
-use super::set::FieldSet;
+use super::set::{FieldSet, Node};
 use crate::{Key, Map, Value};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use std::fmt;
@@ -29,7 +29,7 @@ fn level(fields: &Value) -> Result<(FieldSet, bool), String> {
         Value::Null => return Ok((FieldSet::new(), true)),
         _ => return Err("a path element must be an object".to_owned()),
     };
-    let mut set = FieldSet::with_capacity(map.len());
+    let mut nodes = Vec::with_capacity(map.len());
     let mut member = false;
     for (key, value) in map {
         if *key == "." {
@@ -37,10 +37,15 @@ fn level(fields: &Value) -> Result<(FieldSet, bool), String> {
             continue;
         }
         if let Parsed::Name(name) = name::parse(key)? {
-            let (children, is_member) = level(value)?;
-            set.put(name, is_member, children);
+            let (children, member) = level(value)?;
+            nodes.push(Node {
+                name,
+                member,
+                children,
+            });
         }
     }
+    let set = FieldSet::from_nodes(nodes);
     let member = member || set.is_empty();
     Ok((set, member))
 }
@@ -51,9 +56,9 @@ pub fn to_value(set: FieldSet) -> Value {
 }
 
 fn to_map(set: FieldSet, member: bool) -> Map {
-    let mut map = Map::with_capacity(set.nodes().len() + usize::from(member));
+    let mut entries = Vec::with_capacity(set.nodes().len() + usize::from(member));
     if member {
-        map.insert(Key::from_static("."), Map::new());
+        entries.push((Key::from_static("."), Value::object()));
     }
     for node in set.into_nodes() {
         let below = if node.children.is_empty() {
@@ -61,9 +66,10 @@ fn to_map(set: FieldSet, member: bool) -> Map {
         } else {
             to_map(node.children, node.member)
         };
-        map.insert(node.name, below);
+        entries.push((Key::from(node.name), Value::Object(below)));
     }
-    map
+    // Numbers sort by value in a set and as text in a map.
+    Map::from_unsorted(entries, |_| {})
 }
 
 /// Writes FieldsV1 bytes, in upstream's order.
@@ -133,7 +139,7 @@ impl<'de> Visitor<'de> for Level {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut set = FieldSet::new();
+        let mut nodes = Vec::new();
         let mut member = false;
         while let Some(key) = map.next_key_seed(Text)? {
             if key == "." {
@@ -143,14 +149,19 @@ impl<'de> Visitor<'de> for Level {
             }
             match name::parse(&key).map_err(A::Error::custom)? {
                 Parsed::Name(name) => {
-                    let (children, is_member) = map.next_value_seed(Level)?;
-                    set.put(name, is_member, children);
+                    let (children, member) = map.next_value_seed(Level)?;
+                    nodes.push(Node {
+                        name,
+                        member,
+                        children,
+                    });
                 }
                 Parsed::Unknown => {
                     map.next_value::<serde::de::IgnoredAny>()?;
                 }
             }
         }
+        let set = FieldSet::from_nodes(nodes);
         let member = member || set.is_empty();
         Ok((set, member))
     }

@@ -11,6 +11,8 @@ use super::fields_v1;
 use super::set::FieldSet;
 use crate::{Key, Map, Value};
 use compact_str::CompactString;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Place;
 
 /// How many updaters an object may have before the oldest are merged.
 pub const MAX_UPDATE_MANAGERS: usize = 10;
@@ -91,11 +93,15 @@ impl ManagedFields {
         let mut out = Self {
             entries: Vec::with_capacity(items.len()),
         };
+        let mut places = HashMap::with_capacity(items.len());
         for (i, item) in items.iter().enumerate() {
             let entry = decode_entry(i, item)?;
-            match out.entries.iter_mut().find(|e| e.manager == entry.manager) {
-                Some(same) => *same = entry,
-                None => out.entries.push(entry),
+            match places.entry(entry.manager.clone()) {
+                Place::Occupied(at) => out.entries[*at.get()] = entry,
+                Place::Vacant(place) => {
+                    place.insert(out.entries.len());
+                    out.entries.push(entry);
+                }
             }
         }
         Ok(out)
@@ -137,51 +143,50 @@ impl ManagedFields {
 
     /// Merges the oldest updaters of each version into one, until no more than the allowed number are left.
     pub(super) fn cap_updaters(&mut self) {
-        let mut updaters: Vec<Manager> = self
-            .entries
-            .iter()
-            .filter(|entry| entry.manager.update_version().is_some())
-            .map(|entry| entry.manager.clone())
+        let mut updaters: Vec<usize> = (0..self.entries.len())
+            .filter(|at| self.entries[*at].manager.update_version().is_some())
             .collect();
         let mut count = updaters.len();
         if count <= MAX_UPDATE_MANAGERS {
             return;
         }
-        updaters.sort_by_cached_key(|manager| {
-            let time = self.get(manager).and_then(|entry| entry.time.as_deref());
-            (seconds(time), manager.clone())
+        updaters.sort_by_cached_key(|at| {
+            let entry = &self.entries[*at];
+            (seconds(entry.time.as_deref()), entry.manager.clone())
         });
-        let mut first_of_version: Vec<(CompactString, Manager)> = Vec::new();
-        for manager in updaters {
+        // Per version the entry that takes the others in: the bucket there is, or the oldest, renamed.
+        let mut buckets: HashMap<CompactString, usize> = HashMap::new();
+        let mut oldest: HashMap<CompactString, usize> = HashMap::new();
+        for at in &updaters {
+            let entry = &self.entries[*at];
+            if entry.manager == Manager::update(ANCIENT, &entry.version, "") {
+                buckets.insert(entry.version.clone(), *at);
+            }
+        }
+        for at in updaters {
             if count <= MAX_UPDATE_MANAGERS {
-                return;
+                break;
             }
-            let Some(at) = self.entries.iter().position(|entry| entry.manager == manager) else {
-                continue;
-            };
             let version = self.entries[at].version.clone();
-            let Some((_, first)) = first_of_version.iter().find(|(v, _)| *v == version) else {
-                first_of_version.push((version, manager));
+            let Some(first) = oldest.get(&version).copied() else {
+                oldest.insert(version, at);
                 continue;
             };
-            let bucket = Manager::update(ANCIENT, &version, "");
-            if self.get(&bucket).is_none() {
-                let first = first.clone();
-                if let Some(entry) = self.get_mut(&first) {
-                    entry.manager = bucket.clone();
-                }
+            let bucket = *buckets.entry(version.clone()).or_insert_with(|| {
+                self.entries[first].manager = Manager::update(ANCIENT, &version, "");
+                first
+            });
+            if bucket == at {
+                continue; // its turn among the oldest
             }
-            if manager == bucket {
-                continue; // it is the bucket, and its turn among the oldest
-            }
-            let merged = self.entries.remove(at);
-            if let Some(entry) = self.get_mut(&bucket) {
-                entry.fields.add(merged.fields);
-                // The one being merged is the younger.
-                entry.time = merged.time;
-            }
+            let fields = std::mem::take(&mut self.entries[at].fields);
+            // The one being merged is the younger.
+            let time = self.entries[at].time.clone();
+            self.entries[bucket].fields.add(fields);
+            self.entries[bucket].time = time;
             count -= 1;
         }
+        self.entries.retain(|entry| !entry.fields.is_empty());
     }
 }
 

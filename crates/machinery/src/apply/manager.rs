@@ -20,6 +20,8 @@ use crate::status::{ApiError, Reason};
 use crate::{Map, Value};
 use compact_str::CompactString;
 use jiff::Timestamp;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 
 /// The manager that is credited with what an untracked object held before its first apply.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -182,6 +184,9 @@ impl FieldManager<'_> {
         if comparison.is_same() && same_list {
             return Ok(Tracked::Unchanged);
         }
+        if comparison.is_same() && !reset && absent(theirs) && live.is_some() {
+            return Ok(Tracked::Encoded(ours.cloned()));
+        }
         let mut managed = match () {
             () if reset => ManagedFields::default(),
             () if !self.subresource.is_empty() => ManagedFields::decode(ours).unwrap_or_default(),
@@ -241,41 +246,32 @@ impl FieldManager<'_> {
         comparison: &Comparison,
         mut taken: impl FnMut(&Manager, FieldSet),
     ) -> Result<(), String> {
-        let mut others: Vec<(CompactString, Option<Comparison>)> = Vec::new();
-        let mut gone = Vec::new();
-        for (at, entry) in managed.entries.iter_mut().enumerate() {
+        let mut others: HashMap<CompactString, InVersion> = HashMap::new();
+        for entry in &mut managed.entries {
             if keep.is_some_and(|keep| *keep == entry.manager) {
                 continue;
             }
             let comparison = if entry.version == self.version {
                 comparison
             } else {
-                if !others.iter().any(|(version, _)| *version == entry.version) {
-                    let found = self.compare_in(&entry.version, live, new)?;
-                    if matches!(found, InVersion::Gone) {
-                        gone.push(at);
+                let found = match others.entry(entry.version.clone()) {
+                    Slot::Occupied(found) => found.into_mut(),
+                    Slot::Vacant(slot) => slot.insert(self.compare_in(&entry.version, live, new)?),
+                };
+                match found {
+                    InVersion::Same => comparison,
+                    InVersion::Compared(found) => found,
+                    InVersion::Gone => {
+                        entry.fields = FieldSet::new();
                         continue;
                     }
-                    let found = match found {
-                        InVersion::Compared(comparison) => Some(comparison),
-                        _ => None,
-                    };
-                    others.push((entry.version.clone(), found));
                 }
-                others
-                    .iter()
-                    .find(|(version, _)| *version == entry.version)
-                    .and_then(|(_, found)| found.as_ref())
-                    .unwrap_or(comparison)
             };
             if entry.fields.intersects(&comparison.changed) {
                 taken(&entry.manager, entry.fields.intersection(&comparison.changed));
                 entry.fields.subtract(&comparison.changed);
             }
             entry.fields.subtract(&comparison.removed);
-        }
-        for at in gone.into_iter().rev() {
-            managed.entries.remove(at);
         }
         managed.entries.retain(|entry| !entry.fields.is_empty());
         Ok(())

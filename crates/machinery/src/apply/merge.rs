@@ -34,14 +34,22 @@ pub(crate) fn merge(ty: Ty<'_>, live: &Value, config: &Value) -> Result<Value, S
 }
 
 fn merge_map(map: &MapAtom<'_>, live: &Map, config: &Map) -> Result<Value, String> {
-    let mut out = live.clone();
+    let mut out = Vec::with_capacity(live.len() + config.len());
+    let mut live = live.into_iter().peekable();
     for (key, value) in config {
-        let merged = match (live.get(key), map.child(key)) {
+        while let Some(entry) = live.next_if(|(k, _)| k < key) {
+            out.push(entry.clone());
+        }
+        let current = live.next_if(|(k, _)| k == key).map(|(_, value)| value);
+        let merged = match (current, map.child(key)) {
             (Some(live), Some(child)) => merge(child.ty, live, value)?,
             _ => value.clone(),
         };
-        out.insert(key.clone(), merged);
+        out.push((key.clone(), merged));
     }
+    out.extend(live.cloned());
+    // Both came sorted, so this only takes the vector.
+    let out = Map::from_unsorted(out, |_| {});
     Ok(Value::Object(out))
 }
 

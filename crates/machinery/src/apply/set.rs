@@ -54,6 +54,23 @@ impl FieldSet {
         &self.nodes
     }
 
+    /// A set of nodes in any order; those of one name are merged, those that say nothing dropped.
+    pub(super) fn from_nodes(mut nodes: Vec<Node>) -> Self {
+        nodes.retain(|node| node.member || !node.children.is_empty());
+        if !nodes.is_sorted_by(|a, b| name::compare(&a.name, &b.name) == Ordering::Less) {
+            nodes.sort_by(|a, b| name::compare(&a.name, &b.name));
+            nodes.dedup_by(|later, earlier| {
+                let same = later.name == earlier.name;
+                if same {
+                    earlier.member |= later.member;
+                    earlier.children.add(std::mem::take(&mut later.children));
+                }
+                same
+            });
+        }
+        Self { nodes }
+    }
+
     pub(super) fn into_nodes(self) -> Vec<Node> {
         self.nodes
     }
@@ -152,30 +169,19 @@ impl FieldSet {
             *self = other;
             return;
         }
-        // In place while names agree, which is the usual case; a rebuild only when something is new.
+        let ours = std::mem::take(&mut self.nodes);
+        self.nodes.reserve(ours.len() + other.nodes.len());
         let mut theirs = other.nodes.into_iter().peekable();
-        let mut at = 0;
-        while let Some(node) = theirs.peek() {
-            let order = match self.nodes.get(at) {
-                Some(ours) => name::compare(&ours.name, &node.name),
-                None => break,
-            };
-            match order {
-                Ordering::Less => at += 1,
-                Ordering::Equal => {
-                    if let Some(node) = theirs.next() {
-                        self.nodes[at].member |= node.member;
-                        self.nodes[at].children.add(node.children);
-                    }
-                    at += 1;
-                }
-                Ordering::Greater => {
-                    if let Some(node) = theirs.next() {
-                        self.nodes.insert(at, node);
-                    }
-                    at += 1;
-                }
+        for mut node in ours {
+            while let Some(before) = theirs.next_if(|t| name::compare(&t.name, &node.name) == Ordering::Less)
+            {
+                self.nodes.push(before);
             }
+            if let Some(same) = theirs.next_if(|t| t.name == node.name) {
+                node.member |= same.member;
+                node.children.add(same.children);
+            }
+            self.nodes.push(node);
         }
         self.nodes.extend(theirs);
     }

@@ -4,7 +4,9 @@
 //! held none, the nulls inside it are dropped (also inside lists), for they remove nothing.
 
 use super::PatchError;
+use super::join::join;
 use crate::{Map, Value};
+use std::convert::Infallible;
 
 pub(super) const NO_PATCH: &str = "Invalid JSON Patch";
 
@@ -13,10 +15,7 @@ pub fn apply(document: Value, patch: Value) -> Result<Value, PatchError> {
     match (document, patch) {
         (_, Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::String(_))
         | (Value::Null, _) => Err(PatchError::BadRequest(NO_PATCH.to_owned())),
-        (Value::Object(mut document), Value::Object(patch)) => {
-            merge(&mut document, patch);
-            Ok(Value::Object(document))
-        }
+        (Value::Object(document), Value::Object(patch)) => Ok(Value::Object(merge(document, patch))),
         (_, mut patch) => {
             prune(&mut patch);
             Ok(patch)
@@ -24,24 +23,23 @@ pub fn apply(document: Value, patch: Value) -> Result<Value, PatchError> {
     }
 }
 
-fn merge(document: &mut Map, patch: Map) {
-    for (key, mut value) in patch {
-        if value == Value::Null {
-            document.remove(&key);
-            continue;
-        }
-        match document.get_mut(&key) {
-            Some(Value::Object(current)) => match value {
-                Value::Object(patch) => merge(current, patch),
-                value => {
-                    document.insert(key, value);
-                }
-            },
-            _ => {
-                prune(&mut value);
-                document.insert(key, value);
+fn merge(document: Map, patch: Map) -> Map {
+    let merged = join(document, patch, |_, current, value| {
+        Ok::<_, Infallible>(match (current, value) {
+            (_, Value::Null) => None,
+            (Some(Value::Object(current)), Value::Object(patch)) => {
+                Some(Value::Object(merge(current, patch)))
             }
-        }
+            (Some(Value::Object(_)), value) => Some(value),
+            (_, mut value) => {
+                prune(&mut value);
+                Some(value)
+            }
+        })
+    });
+    match merged {
+        Ok(merged) => merged,
+        Err(never) => match never {},
     }
 }
 

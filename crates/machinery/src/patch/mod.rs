@@ -8,6 +8,7 @@
 //! not fit) is kept for the log.
 
 pub(crate) mod go;
+pub(crate) mod join;
 pub mod json;
 mod list;
 pub mod merge;

@@ -12,11 +12,13 @@
 //! **Invariant:** what upstream leaves to Go's random map order happens here in key order.
 //! Custom resources have no patch strategies; the engine does not offer them this patch.
 
+use super::join::join;
 use super::list::{self, ListMeta};
 use super::schema::{self, View};
 use super::{PatchError, go};
 use crate::schema::{TypeId, Types};
 use crate::{Map, Value};
+use std::collections::HashSet;
 
 pub(super) const DIRECTIVE: &str = "$patch";
 pub(super) const REPLACE: &str = "replace";
@@ -45,48 +47,58 @@ pub(super) fn merge_map(mut original: Map, mut patch: Map, schema: View<'_>) -> 
     retain_keys(&mut original, &mut patch)?;
     merge_ordered_lists(&mut original, &mut patch, schema)?;
 
-    for (key, value) in patch {
-        let (key, deletes) = if key.starts_with(DELETE_FROM_PRIMITIVE_LIST) {
-            let field = field_of(&key, DELETE_FROM_PRIMITIVE_LIST)
-                .ok_or_else(|| bad_request("invalid patch format of primitive list"))?;
-            (crate::Key::from(field), true)
-        } else {
-            (key, false)
-        };
-        if value == Value::Null {
-            original.remove(&key);
-            continue;
+    delete_scalars(&mut original, &mut patch, schema)?;
+
+    join(original, patch, |key, current, value| match (current, value) {
+        (_, Value::Null) => Ok(None),
+        (Some(Value::Object(current)), Value::Object(patch)) => {
+            let (subschema, meta) = schema.field(key)?;
+            if meta.strategy == REPLACE {
+                return Ok(Some(Value::Object(patch)));
+            }
+            merge_map(current, patch, subschema).map(|map| Some(Value::Object(map)))
         }
-        match (original.get_mut(&key), value) {
+        (Some(Value::Array(current)), Value::Array(patch)) => {
+            let (subschema, meta) = schema.list(key)?;
+            merge_list(current, patch, subschema, meta).map(|items| Some(Value::Array(items)))
+        }
+        (_, mut value) => {
+            // A scalar, or nothing there, or something of another type: the patch's value as it is.
+            discard_nulls(&mut value);
+            Ok(without_directives(value))
+        }
+    })
+}
+
+/// `$deleteFromPrimitiveList/<field>`, whatever the field's strategy is. Takes the keys out of the patch.
+fn delete_scalars(original: &mut Map, patch: &mut Map, schema: View<'_>) -> Result<(), PatchError> {
+    let mut directives = Vec::new();
+    patch.retain(|key, value| {
+        let directive = key.starts_with(DELETE_FROM_PRIMITIVE_LIST);
+        if directive {
+            directives.push((key.clone(), std::mem::take(value)));
+        }
+        !directive
+    });
+    for (key, value) in directives {
+        let field = field_of(&key, DELETE_FROM_PRIMITIVE_LIST)
+            .ok_or_else(|| bad_request("invalid patch format of primitive list"))?;
+        match (original.get_mut(field), value) {
+            (_, Value::Null) => {
+                original.remove(field);
+            }
+            (Some(Value::Array(current)), Value::Array(gone)) => {
+                let (subschema, meta) = schema.list(field)?;
+                *current = list::merge(std::mem::take(current), gone, subschema, meta.merge_key, true)?;
+            }
             (Some(Value::Object(current)), Value::Object(patch)) => {
-                let (subschema, meta) = schema.field(&key)?;
-                if meta.strategy == REPLACE {
-                    *current = patch;
-                } else {
-                    *current = merge_map(std::mem::take(current), patch, subschema)?;
-                }
+                let (subschema, _) = schema.field(field)?;
+                *current = merge_map(std::mem::take(current), patch, subschema)?;
             }
-            (Some(Value::Array(current)), Value::Array(patch)) => {
-                let (subschema, meta) = schema.list(&key)?;
-                let merged = merge_list(std::mem::take(current), patch, subschema, meta, deletes)?;
-                original.insert(key, Value::Array(merged));
-            }
-            (_, _) if deletes => {}
-            (_, mut value) => {
-                // A scalar, or nothing there, or something of another type: the patch's value as it is.
-                discard_nulls(&mut value);
-                match without_directives(value) {
-                    Some(value) => {
-                        original.insert(key, value);
-                    }
-                    None => {
-                        original.remove(&key);
-                    }
-                }
-            }
+            _ => {}
         }
     }
-    Ok(original)
+    Ok(())
 }
 
 fn merge_list(
@@ -94,11 +106,9 @@ fn merge_list(
     patch: Vec<Value>,
     schema: View<'_>,
     meta: ListMeta<'_>,
-    deletes: bool,
 ) -> Result<Vec<Value>, PatchError> {
-    // A list of deletions works whatever the field's strategy is.
-    if meta.strategy == MERGE || deletes {
-        list::merge(original, patch, schema, meta.merge_key, deletes)
+    if meta.strategy == MERGE {
+        list::merge(original, patch, schema, meta.merge_key, false)
     } else {
         Ok(patch)
     }
@@ -113,11 +123,8 @@ fn retain_keys(original: &mut Map, patch: &mut Map) -> Result<(), PatchError> {
     let Value::Array(retained) = directive else {
         return Err(bad());
     };
-    let listed = |key: &str| {
-        retained
-            .iter()
-            .any(|v| matches!(v, Value::String(s) if &**s == key))
-    };
+    let retained: HashSet<&str> = retained.iter().filter_map(Value::as_str).collect();
+    let listed = |key: &str| retained.contains(key);
     for (key, value) in patch.iter() {
         let special = key.starts_with(DELETE_FROM_PRIMITIVE_LIST) || key.starts_with(SET_ELEMENT_ORDER);
         if *value != Value::Null && !special && !listed(key) {
@@ -154,7 +161,7 @@ fn merge_ordered_lists(original: &mut Map, patch: &mut Map, schema: View<'_>) ->
             (None, None) => continue,
             (Some(live), None) => live,
             (None, Some(change)) => change.into_iter().filter_map(without_directives).collect(),
-            (Some(live), Some(change)) => merge_list(live, change, subschema, meta, false)?,
+            (Some(live), Some(change)) => merge_list(live, change, subschema, meta)?,
         };
         let arranged = list::arrange(merged, &order, &order, &live_order, meta.merge_key, kind?)?;
         original.insert(crate::Key::from(field), Value::Array(arranged));

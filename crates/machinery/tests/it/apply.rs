@@ -7,7 +7,9 @@ use crate::cases::{self, Case, Section};
 use crate::table;
 use jiff::{SignedDuration, Timestamp};
 use machinery::Value;
-use machinery::apply::{ApplyError, FieldManager, ManagedFields, Operation, ResetFields, SameFields};
+use machinery::apply::{
+    ApplyError, Entry, FieldManager, ManagedFields, Operation, ResetFields, SameFields, VersionView, Versions,
+};
 use machinery::codec::json;
 use machinery::defaults;
 use machinery::gvk::GroupVersionKind;
@@ -180,6 +182,139 @@ fn server_side_apply_to_custom_resources() {
 #[test]
 fn built_in_kinds_read_as_in_upstreams_clusters() {
     cases::check("built_in.txt", run_built_in);
+}
+
+/// A kind whose version `v0` calls the size a width; `vx` is no longer served.
+struct Renamed;
+
+impl Renamed {
+    fn rename(object: &Value, version: &str, from: &str, to: &str) -> Value {
+        let mut object = object.clone();
+        object.set_path(&["apiVersion"], version);
+        if let Some(value) = object.remove_path(&["spec", from]) {
+            object.set_path(&["spec", to], value);
+        }
+        object
+    }
+}
+
+impl Versions for Renamed {
+    fn view(&self, object: &Value, version: &str) -> Result<VersionView, String> {
+        Ok(match version {
+            "example.com/v1" => VersionView::Same,
+            "example.com/v0" => {
+                let converted = Self::rename(object, version, "size", "width");
+                VersionView::Converted(table::id("WidgetOld"), converted)
+            }
+            _ => VersionView::Gone,
+        })
+    }
+
+    fn back(&self, object: Value, _: &str) -> Result<Value, String> {
+        Ok(Self::rename(&object, "example.com/v1", "width", "size"))
+    }
+}
+
+#[test]
+fn managers_of_other_versions_are_seen_in_their_names() {
+    let reset = ResetFields::default();
+    let manager = FieldManager {
+        types: &table::TYPES,
+        id: table::id("Widget"),
+        version: "example.com/v1",
+        kind: "Widget",
+        subresource: "",
+        built_in: false,
+        reset: &reset,
+        versions: &Renamed,
+    };
+    let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+    let live = cases::value(
+        r#"
+apiVersion: example.com/v1
+kind: Widget
+metadata:
+  name: w
+  uid: u
+  managedFields:
+  - {manager: old, operation: Apply, apiVersion: example.com/v0, fieldsType: FieldsV1, fieldsV1: {"f:spec": {"f:width": {}, "f:color": {}}}}
+  - {manager: gone, operation: Update, apiVersion: example.com/vx, fieldsType: FieldsV1, fieldsV1: {"f:spec": {"f:size": {}}}}
+spec: {size: 1, color: red}
+"#,
+    );
+    let managers = |object: &Value| -> Vec<String> {
+        let list = object.get_path(&["metadata", "managedFields"]);
+        let entries = ManagedFields::decode(list).expect("valid managedFields").entries;
+        let entry = |e: &Entry| format!("{} {} {}", e.manager.name, e.version, e.fields.paths().join(" "));
+        entries.iter().map(entry).collect()
+    };
+
+    let mut new = live.clone();
+    new.set_path(&["spec", "size"], 2);
+    manager.update(Some(&live), &mut new, "me", now);
+    assert_eq!(
+        managers(&new),
+        ["old example.com/v0 .spec.color", "me example.com/v1 .spec.size"]
+    );
+
+    let config = "{apiVersion: example.com/v1, kind: Widget, metadata: {name: w}, spec: {size: 3}}";
+    let error = manager
+        .apply(Some(&live), &cases::value(config), "me", false, now)
+        .expect_err("a conflict");
+    assert_eq!(
+        error.to_string(),
+        r#"Apply failed with 1 conflict: conflict with "old": .spec.width"#
+    );
+
+    let config = "{apiVersion: example.com/v1, kind: Widget, metadata: {name: w}, spec: {color: red}}";
+    let applied = manager
+        .apply(Some(&live), &cases::value(config), "old", false, now)
+        .expect("no conflict");
+    assert_eq!(applied.object.get_path(&["spec", "size"]), None);
+    assert_eq!(managers(&applied.object), ["old example.com/v1 .spec.color"]);
+}
+
+#[test]
+fn large_objects_cost_their_size() {
+    let items = |prefix: &str, count: usize| -> Vec<Value> {
+        // Not in the order in which a set keeps them.
+        (0..count)
+            .map(|i| format!("{prefix}{}", i * 7919 % count).into())
+            .collect()
+    };
+    let widget = |tags: Vec<Value>| {
+        let mut widget =
+            cases::value("{apiVersion: example.com/v1, kind: Widget, metadata: {name: w}, spec: {}}");
+        widget.set_path(&["spec", "tags"], tags);
+        widget
+    };
+    let reset = ResetFields::default();
+    let manager = FieldManager {
+        types: &table::TYPES,
+        id: table::id("Widget"),
+        version: "example.com/v1",
+        kind: "Widget",
+        subresource: "",
+        built_in: false,
+        reset: &reset,
+        versions: &SameFields,
+    };
+    let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+    let mut live = widget(items("a", 30_000));
+    manager.update(None, &mut live, "one", now);
+    let applied = manager
+        .apply(Some(&live), &widget(items("b", 30_000)), "two", false, now)
+        .expect("no conflict");
+    let tags = applied
+        .object
+        .get_path(&["spec", "tags"])
+        .and_then(Value::as_array);
+    assert_eq!(tags.map(<[_]>::len), Some(60_000));
+    let again = manager
+        .apply(Some(&applied.object), &widget(items("b", 10)), "two", false, now)
+        .expect("no conflict");
+    let tags = again.object.get_path(&["spec", "tags"]).and_then(Value::as_array);
+    assert_eq!(tags.map(<[_]>::len), Some(30_010));
 }
 
 mod arbitrary {

@@ -65,6 +65,33 @@ fn a_json_patch_has_a_limit() {
 }
 
 #[test]
+fn large_patches_cost_their_size() {
+    let map = |prefix: &str, value: Value| -> Value {
+        let fields = (0..60_000).map(|i| (machinery::Key::from(format!("{prefix}{i:06}")), value.clone()));
+        Value::Object(fields.collect())
+    };
+    let merged = merge::apply(map("k", 1.into()), map("k", Value::Null)).unwrap();
+    assert_eq!(merged, Value::object());
+    let merged = merge::apply(map("a", 1.into()), map("b", 2.into())).unwrap();
+    assert_eq!(merged.as_object().map(machinery::Map::len), Some(120_000));
+
+    let pod = |prefix: &str| {
+        let containers: Vec<Value> = (0..20_000)
+            .map(|i| cases::value(&format!("{{\"name\": \"{prefix}{}\"}}", i * 7919 % 20_000)))
+            .collect();
+        let mut pod = Value::object();
+        pod.set_path(&["spec", "containers"], containers);
+        pod.as_object().expect("made above").clone()
+    };
+    let merged = strategic::apply(&table::TYPES, table::id("Pod"), pod("a"), pod("b")).unwrap();
+    let containers = Value::Object(merged).get_path(&["spec", "containers"]).cloned();
+    assert_eq!(
+        containers.and_then(|c| c.as_array().map(<[_]>::len)),
+        Some(40_000)
+    );
+}
+
+#[test]
 fn copies_cannot_grow_without_bound() {
     let step = cases::object(r#"{"op": "copy", "from": "/a", "path": "/a/-"}"#);
     let patch = JsonPatch::from_value(Value::from(vec![step; 64])).unwrap();
