@@ -1,0 +1,157 @@
+//! The kubelet's HTTPS API: what the API server asks a node for.
+//!
+//! | path | what |
+//! |---|---|
+//! | `/healthz`, `/pods`, `/configz` | the kubelet itself |
+//! | `/containerLogs/{namespace}/{pod}/{container}` | logs, followed or not |
+//! | `/exec`, `/attach`, `/portForward`, `/run` | into containers |
+//! | `/stats/summary`, `/metrics`, `/metrics/resource` | figures |
+//!
+//! **Invariant:** every request shows a client certificate signed by the cluster's authority, and its user is the
+//! API server's or in `system:masters`; everybody else is refused before anything is looked at.
+
+pub mod auth;
+pub mod logs;
+pub mod metrics;
+pub mod query;
+pub mod stats;
+pub mod streams;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Method, Request, Response, StatusCode, header};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+use wire::body::Body;
+use wire::server::Handler;
+
+use crate::node::context::NodeContext;
+use crate::pods::workers::Workers;
+use auth::Guard;
+use query::Query;
+
+/// What all answers are made from.
+#[derive(Clone)]
+pub struct Server {
+    pub(crate) node: Arc<NodeContext>,
+    pub(crate) workers: Arc<Workers>,
+    guard: Arc<Guard>,
+}
+
+impl Server {
+    pub fn new(node: Arc<NodeContext>, workers: Arc<Workers>, guard: Guard) -> Self {
+        Self {
+            node,
+            workers,
+            guard: Arc::new(guard),
+        }
+    }
+
+    async fn answer(self, request: Request<Body>) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        if let Err(refusal) = self.guard.check(&request, self.node.clock.now()) {
+            return refusal;
+        }
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+        let get = request.method() == Method::GET;
+        match segments[..] {
+            ["healthz"] if get => text(StatusCode::OK, "ok"),
+            ["pods"] if get => self.pods(),
+            ["configz"] if get => self.configz(),
+            ["metrics"] if get => metrics::kubelet(&self),
+            ["metrics", "resource"] if get => metrics::resource(&self).await,
+            ["stats", "summary"] if get => stats::summary(&self).await,
+            ["containerLogs", namespace, pod, container] if get => {
+                logs::container_logs(&self, namespace, pod, container, &query)
+            }
+            ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
+                streams::exec(&self, namespace, pod, container, &query, request).await
+            }
+            ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
+                streams::attach(&self, namespace, pod, container, &query, request).await
+            }
+            ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
+                streams::port_forward(&self, namespace, pod, &query, request).await
+            }
+            ["run", namespace, pod, container] | ["run", namespace, pod, _, container]
+                if request.method() == Method::POST =>
+            {
+                streams::run(&self, namespace, pod, container, &query).await
+            }
+            _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        }
+    }
+
+    /// A pod that is here.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Response<Body>> {
+        self.workers
+            .find(namespace, name)
+            .ok_or_else(|| text(StatusCode::NOT_FOUND, format!("pod {name:?} does not exist")))
+    }
+
+    fn pods(&self) -> Response<Body> {
+        let items: Vec<Pod> = self
+            .workers
+            .pods()
+            .iter()
+            .map(|pod| {
+                let mut pod = Pod::clone(pod);
+                if let Some(status) = self
+                    .node
+                    .status
+                    .get(pod.metadata.uid.as_deref().unwrap_or_default())
+                {
+                    pod.status = Some(status);
+                }
+                pod
+            })
+            .collect();
+        json_answer(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+    }
+
+    fn configz(&self) -> Response<Body> {
+        let settings = &self.node.settings;
+        json_answer(&json!({"kubeletconfig": {
+            "port": settings.port,
+            "clusterDomain": settings.cluster_domain,
+            "clusterDNS": settings.cluster_dns,
+            "maxPods": settings.max_pods,
+            "podPidsLimit": settings.pod_pids_limit.unwrap_or(-1),
+            "resolvConf": settings.resolv_conf.display().to_string(),
+            "cgroupDriver": "cgroupfs",
+            "cgroupsPerQOS": self.node.cgroups.is_some(),
+            "containerLogMaxSize": format!("{}Mi", settings.logs.max_bytes >> 20),
+            "containerLogMaxFiles": settings.logs.max_files,
+            "nodeStatusUpdateFrequency": format!("{}s", settings.status_update_frequency.as_secs()),
+            "nodeStatusReportFrequency": format!("{}s", settings.status_report_frequency.as_secs()),
+            "nodeLeaseDurationSeconds": settings.lease_duration.as_secs(),
+            "containerRuntimeEndpoint": format!("unix://{}", settings.cri_socket.display()),
+        }}))
+    }
+}
+
+impl Handler for Server {
+    fn handle(&self, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(self.clone().answer(request))
+    }
+}
+
+pub(crate) fn text(code: StatusCode, words: impl Into<String>) -> Response<Body> {
+    with_type(code, "text/plain; charset=utf-8", Bytes::from(words.into()))
+}
+
+pub(crate) fn json_answer(value: &serde_json::Value) -> Response<Body> {
+    with_type(StatusCode::OK, "application/json", Bytes::from(value.to_string()))
+}
+
+pub(crate) fn with_type(code: StatusCode, kind: &'static str, bytes: Bytes) -> Response<Body> {
+    let mut answer = Response::new(Body::chunks([bytes]));
+    *answer.status_mut() = code;
+    answer
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    answer
+}
