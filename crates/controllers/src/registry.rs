@@ -38,6 +38,18 @@ pub static ALL: &[Controller] = &[
         start: endpoint_slice::start,
     },
     Controller {
+        name: "garbage-collector-controller",
+        identity: "generic-garbage-collector",
+        component: "garbage-collector-controller",
+        start: garbage_collector::start,
+    },
+    Controller {
+        name: "namespace-controller",
+        identity: "namespace-controller",
+        component: "namespace-controller",
+        start: namespace::start,
+    },
+    Controller {
         name: "replicaset-controller",
         identity: "replicaset-controller",
         component: "replicaset-controller",

@@ -116,6 +116,80 @@ pub async fn get_metadata(
     }
 }
 
+/// Deletes every object of a collection, its dependents in the background.
+pub async fn delete_collection(
+    client: &kube::Client,
+    resource: &Resource,
+    namespace: Option<&str>,
+) -> Result<(), kube::Error> {
+    let options =
+        serde_json::json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
+    write(
+        client,
+        http::Method::DELETE,
+        &resource.collection_path(namespace),
+        JSON,
+        &options,
+    )
+    .await
+}
+
+/// Deletes one object with these `DeleteOptions`.
+pub async fn delete(
+    client: &kube::Client,
+    resource: &Resource,
+    namespace: Option<&str>,
+    name: &str,
+    options: &serde_json::Value,
+) -> Result<(), kube::Error> {
+    write(
+        client,
+        http::Method::DELETE,
+        &resource.object_path(namespace, name),
+        JSON,
+        options,
+    )
+    .await
+}
+
+/// A JSON merge patch of one object, whose kind nobody here knows.
+pub async fn patch(
+    client: &kube::Client,
+    resource: &Resource,
+    namespace: Option<&str>,
+    name: &str,
+    patch: &serde_json::Value,
+) -> Result<(), kube::Error> {
+    const MERGE: &str = "application/merge-patch+json";
+    write(
+        client,
+        http::Method::PATCH,
+        &resource.object_path(namespace, name),
+        MERGE,
+        patch,
+    )
+    .await
+}
+
+const JSON: &str = "application/json";
+
+async fn write(
+    client: &kube::Client,
+    method: http::Method,
+    path: &str,
+    content_type: &str,
+    body: &serde_json::Value,
+) -> Result<(), kube::Error> {
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::CONTENT_TYPE, content_type)
+        .header(http::header::ACCEPT, METADATA.to_owned() + ",application/json")
+        .body(body.to_string().into_bytes())
+        .map_err(kube::Error::HttpError)?;
+    client.request_text(request).await.map(drop)
+}
+
 async fn decode<T: serde::de::DeserializeOwned>(
     client: &kube::Client,
     path: &str,
