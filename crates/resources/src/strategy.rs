@@ -109,12 +109,12 @@ pub trait Strategy: Send + Sync + 'static {
     /// Defaults the tables cannot express. Runs after the tables', on every write.
     fn default(&self, _object: &mut Value) {}
 
-    /// Clears what clients may not set. The default removes the status and starts the generation.
+    /// Clears what clients may not set. The default empties the status and starts the generation.
     fn prepare_for_create(&self, context: &Context<'_>, object: &mut Value) {
         if context.kind.has_status
-            && let Some(map) = object.as_object_mut()
+            && let Some(status) = object.get_mut("status")
         {
-            map.remove("status");
+            *status = Value::object();
         }
         if self.tracks_generation(context.kind) {
             object.set_path(&["metadata", "generation"], 1);
@@ -391,7 +391,19 @@ pub fn default_subresource(name: &str) -> Option<&'static dyn Subresource> {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Default;
 
-impl Strategy for Default {}
+impl Strategy for Default {
+    /// A status that nobody wrote is not there.
+    fn prepare_for_create(&self, context: &Context<'_>, object: &mut Value) {
+        if context.kind.has_status
+            && let Some(map) = object.as_object_mut()
+        {
+            map.remove("status");
+        }
+        if self.tracks_generation(context.kind) {
+            object.set_path(&["metadata", "generation"], 1);
+        }
+    }
+}
 
 /// Replaces a top-level field of `new` by that of `old`.
 pub fn keep(new: &mut Value, old: &Value, field: &'static str) {

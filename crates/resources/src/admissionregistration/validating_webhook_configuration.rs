@@ -1,0 +1,57 @@
+//! ValidatingWebhookConfiguration, and what it shares with MutatingWebhookConfiguration.
+
+use crate::KindInfo;
+use crate::fields::{fill, list_mut, object_mut, same};
+use crate::strategy::Strategy;
+use machinery::{Map, Value};
+
+pub(crate) struct ValidatingWebhookConfiguration;
+
+impl Strategy for ValidatingWebhookConfiguration {
+    fn default(&self, object: &mut Value) {
+        for webhook in list_mut(object, "webhooks") {
+            webhook_defaults(webhook);
+        }
+    }
+
+    fn tracks_generation(&self, _kind: &KindInfo) -> bool {
+        true
+    }
+
+    fn spec_changed(&self, new: &Value, old: &Value) -> bool {
+        !same(new, old, &["webhooks"])
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+/// Fills one webhook.
+pub(super) fn webhook_defaults(webhook: &mut Value) {
+    if let Some(map) = webhook.as_object_mut() {
+        fill(map, "failurePolicy", "Fail");
+        match_defaults(map);
+        fill(map, "timeoutSeconds", 10);
+    }
+    rule_scopes(webhook, "rules");
+    let client = webhook.get_mut("clientConfig");
+    if let Some(service) = client.and_then(|client| object_mut(client, "service")) {
+        fill(service, "port", 443);
+    }
+}
+
+/// Fills what says which objects are meant.
+pub(super) fn match_defaults(map: &mut Map) {
+    fill(map, "matchPolicy", "Equivalent");
+    fill(map, "namespaceSelector", Map::new());
+    fill(map, "objectSelector", Map::new());
+}
+
+pub(super) fn rule_scopes(holder: &mut Value, field: &str) {
+    for rule in list_mut(holder, field) {
+        if let Some(rule) = rule.as_object_mut() {
+            fill(rule, "scope", "*");
+        }
+    }
+}

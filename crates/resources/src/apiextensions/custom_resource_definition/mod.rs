@@ -1,0 +1,92 @@
+//! CustomResourceDefinition.
+
+use crate::fields::{fill, fill_object, flag, list_at, list_mut, object_mut, same, text, text_at};
+use crate::strategy::{Context, Strategy, bump_generation, keep};
+use machinery::{Map, Value};
+
+pub(crate) struct CustomResourceDefinition;
+
+impl Strategy for CustomResourceDefinition {
+    fn default(&self, object: &mut Value) {
+        if let Some(spec) = object.get_mut("spec") {
+            spec_defaults(spec);
+        }
+        if list_at(object, &["status", "storedVersions"]).is_empty() {
+            add_stored_version(object);
+        }
+    }
+
+    fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
+        object.set_path(&["metadata", "generation"], 1);
+        object.set_path(&["status"], empty_status());
+        add_stored_version(object);
+    }
+
+    fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "status");
+        if !same(new, old, &["spec"]) {
+            bump_generation(new, old);
+        }
+        add_stored_version(new);
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+/// The parts of the status that are always written.
+fn empty_status() -> Value {
+    let mut names = Map::new();
+    names.insert("kind", "");
+    names.insert("plural", "");
+    let mut status = Map::new();
+    status.insert("acceptedNames", names);
+    status.into()
+}
+
+fn spec_defaults(spec: &mut Value) {
+    let kind = text_at(spec, &["names", "kind"]).to_owned();
+    if let Some(names) = object_mut(spec, "names").filter(|_| !kind.is_empty()) {
+        if names.get("singular").is_none_or(Value::is_empty) {
+            names.insert("singular", kind.to_lowercase());
+        }
+        if names.get("listKind").is_none_or(Value::is_empty) {
+            names.insert("listKind", format!("{kind}List"));
+        }
+    }
+    if let Some(spec) = spec.as_object_mut() {
+        let conversion = fill_object(spec, "conversion");
+        fill(conversion, "strategy", "None");
+        if let Some(service) = conversion
+            .get_mut("webhook")
+            .and_then(|webhook| webhook.get_path_mut(&["clientConfig", "service"]))
+            .and_then(Value::as_object_mut)
+        {
+            fill(service, "port", 443);
+        }
+    }
+    for version in list_mut(spec, "versions") {
+        let subresources = version.get_mut("subresources");
+        let Some(scale) = subresources.and_then(|s| object_mut(s, "scale")) else {
+            continue;
+        };
+        scale.retain(|_, value| !value.is_null());
+    }
+}
+
+/// The version objects are stored in now is one that objects may be stored in.
+fn add_stored_version(crd: &mut Value) {
+    let storage = list_at(crd, &["spec", "versions"])
+        .iter()
+        .find(|version| flag(version, "storage"));
+    let Some(name) = storage.map(|version| text(version, "name").to_owned()) else {
+        return;
+    };
+    let mut stored = list_at(crd, &["status", "storedVersions"]).to_vec();
+    if stored.iter().any(|version| version.as_str() == Some(&name)) {
+        return;
+    }
+    stored.push(name.into());
+    crd.set_path(&["status", "storedVersions"], stored);
+}

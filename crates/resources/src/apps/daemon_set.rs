@@ -1,0 +1,62 @@
+//! DaemonSet.
+
+use crate::fields::{fill, fill_object, fill_text, int_at, same};
+use crate::pod_spec;
+use crate::strategy::{Context, Strategy, bump_generation, keep};
+use machinery::Value;
+
+pub(crate) struct DaemonSet;
+
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+impl Strategy for DaemonSet {
+    fn default(&self, object: &mut Value) {
+        pod_spec::pod_template(object.get_path_mut(&["spec", "template"]));
+        let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else {
+            return;
+        };
+        fill(spec, "revisionHistoryLimit", 10);
+        let strategy = fill_object(spec, "updateStrategy");
+        fill_text(strategy, "type", "RollingUpdate");
+        if strategy.get("type").and_then(Value::as_str) == Some("RollingUpdate") {
+            let rolling = fill_object(strategy, "rollingUpdate");
+            fill(rolling, "maxUnavailable", 1);
+            fill(rolling, "maxSurge", 0);
+        }
+    }
+
+    fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
+        if let Some(map) = object.as_object_mut() {
+            map.remove("status");
+            map.object_entry("status");
+        }
+        object.set_path(&["metadata", "generation"], 1);
+        set_template_generation(object, template_generation(object).max(1));
+    }
+
+    /// The template's generation, which lives in an annotation, counts changes of the template alone.
+    fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "status");
+        let before = template_generation(old);
+        let changed = !same(new, old, &["spec", "template"]);
+        if before > 0 || changed {
+            set_template_generation(new, before + i64::from(changed));
+        }
+        if !same(new, old, &["spec"]) {
+            bump_generation(new, old);
+        }
+    }
+}
+
+fn template_generation(object: &Value) -> i64 {
+    let annotation = machinery::meta::annotation(object, TEMPLATE_GENERATION);
+    annotation
+        .and_then(|text| text.parse().ok())
+        .or_else(|| int_at(object, &["spec", "templateGeneration"]))
+        .unwrap_or(0)
+}
+
+fn set_template_generation(object: &mut Value, generation: i64) {
+    let annotations = machinery::meta::metadata_mut(object).object_entry("annotations");
+    annotations.insert(TEMPLATE_GENERATION, generation.to_string());
+}

@@ -1,0 +1,74 @@
+//! Job.
+
+mod defaults;
+
+use crate::KindInfo;
+use crate::fields::int_at;
+use crate::strategy::{Context, GarbageCollection, Strategy};
+use compact_str::{CompactString, format_compact};
+use machinery::{Value, meta};
+
+pub(crate) use defaults::job_spec;
+
+pub(crate) struct Job;
+
+pub(crate) const JOB_NAME: &str = "batch.kubernetes.io/job-name";
+pub(crate) const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
+/// The labels' names before they had a prefix; pods carry both.
+pub(crate) const LEGACY_JOB_NAME: &str = "job-name";
+pub(crate) const LEGACY_CONTROLLER_UID: &str = "controller-uid";
+
+impl Strategy for Job {
+    fn default(&self, object: &mut Value) {
+        defaults::job(object);
+    }
+
+    fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
+        if object.get_path(&["spec", "manualSelector"]) != Some(&Value::Bool(true)) {
+            generate_selector(object);
+        }
+        object.set_path(&["status"], Value::object());
+        object.set_path(&["metadata", "generation"], 1);
+    }
+
+    fn selectable_fields(&self) -> &'static [&'static str] {
+        &["status.successful"]
+    }
+
+    fn select(&self, object: &Value) -> Vec<CompactString> {
+        let succeeded = int_at(object, &["status", "succeeded"]).unwrap_or(0);
+        vec![format_compact!("{succeeded}")]
+    }
+
+    /// Jobs were once made without knowing of the pods' owners, so these stay unless told otherwise.
+    fn garbage_collection(&self, _kind: &KindInfo) -> GarbageCollection {
+        GarbageCollection::OrphanDependents
+    }
+}
+
+/// Makes the pods of this job, and of no other, carry labels that its selector finds.
+fn generate_selector(job: &mut Value) {
+    let (name, uid) = (meta::name(job).to_owned(), meta::uid(job).to_owned());
+    let Some(spec) = job.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
+    let labels = spec
+        .object_entry("template")
+        .object_entry("metadata")
+        .object_entry("labels");
+    for (label, value) in [
+        (LEGACY_JOB_NAME, &name),
+        (JOB_NAME, &name),
+        (LEGACY_CONTROLLER_UID, &uid),
+        (CONTROLLER_UID, &uid),
+    ] {
+        // A label of the client's own is judged later.
+        if !labels.contains_key(label) {
+            labels.insert(label, value.as_str());
+        }
+    }
+    let selected = spec.object_entry("selector").object_entry("matchLabels");
+    if !selected.contains_key(CONTROLLER_UID) {
+        selected.insert(CONTROLLER_UID, uid);
+    }
+}

@@ -1,0 +1,152 @@
+//! CertificateSigningRequest: who asks is written down by the server, and never changed.
+
+use crate::KindInfo;
+use crate::fields::{list_at, list_mut, text};
+use crate::strategy::{Context, Strategy, Subresource, default_subresource, keep};
+use machinery::codec::scalar::format_time;
+use machinery::{Map, Value};
+
+pub(crate) struct CertificateSigningRequest;
+
+impl Strategy for CertificateSigningRequest {
+    fn prepare_for_create(&self, context: &Context<'_>, object: &mut Value) {
+        let user = context.user;
+        if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
+            for field in ["username", "uid", "groups", "extra"] {
+                spec.remove(field);
+            }
+            if !user.name.is_empty() {
+                spec.insert("username", user.name.as_str());
+            }
+            if !user.uid.is_empty() {
+                spec.insert("uid", user.uid.as_str());
+            }
+            if !user.groups.is_empty() {
+                let groups: Vec<&str> = user.groups.iter().map(AsRef::as_ref).collect();
+                spec.insert("groups", groups);
+            }
+            if !user.extra.is_empty() {
+                let values = |values: &[String]| values.iter().map(|v| Value::from(v.as_str())).collect();
+                let extra: Map = user
+                    .extra
+                    .iter()
+                    .map(|(key, all)| (key.as_str(), Value::Array(values(all))))
+                    .collect();
+                spec.insert("extra", extra);
+            }
+        }
+        object.set_path(&["status"], Value::object());
+    }
+
+    fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+        keep(new, old, "status");
+    }
+
+    fn tracks_generation(&self, _kind: &KindInfo) -> bool {
+        false
+    }
+
+    fn selectable_fields(&self) -> &'static [&'static str] {
+        &["spec.signerName"]
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        match name {
+            "status" => Some(&Status),
+            "approval" => Some(&Approval),
+            _ => default_subresource(name),
+        }
+    }
+}
+
+struct Status;
+
+impl Subresource for Status {
+    /// Whether the request is approved is not for this endpoint to say.
+    fn prepare(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+        for kind in ["Approved", "Denied"] {
+            preserve(new, old, kind);
+        }
+        fill_times(new, old, context);
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:spec"]]
+    }
+}
+
+struct Approval;
+
+impl Subresource for Approval {
+    fn prepare(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
+        fill_times(new, old, context);
+        let conditions = list_at(new, &["status", "conditions"]).to_vec();
+        keep(new, old, "spec");
+        keep(new, old, "status");
+        if conditions.is_empty() {
+            new.remove_path(&["status", "conditions"]);
+        } else {
+            new.set_path(&["status", "conditions"], conditions);
+        }
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:spec"], &["f:status", "f:certificate"]]
+    }
+}
+
+/// Puts the old conditions of a type back, if there are as many new ones.
+fn preserve(new: &mut Value, old: &Value, kind: &str) {
+    let of_kind = |condition: &&Value| text(condition, "type") == kind;
+    let before: Vec<Value> = list_at(old, &["status", "conditions"])
+        .iter()
+        .filter(of_kind)
+        .cloned()
+        .collect();
+    let count = list_at(new, &["status", "conditions"])
+        .iter()
+        .filter(of_kind)
+        .count();
+    if count != before.len() {
+        return;
+    }
+    let Some(status) = new.get_mut("status") else {
+        return;
+    };
+    let mut before = before.into_iter();
+    for condition in list_mut(status, "conditions")
+        .iter_mut()
+        .filter(|c| text(c, "type") == kind)
+    {
+        if let Some(old) = before.next() {
+            *condition = old;
+        }
+    }
+}
+
+fn fill_times(new: &mut Value, old: &Value, context: &Context<'_>) {
+    let Some(status) = new.get_mut("status") else {
+        return;
+    };
+    for condition in list_mut(status, "conditions") {
+        if text(condition, "lastUpdateTime").is_empty() {
+            condition.set_path(&["lastUpdateTime"], format_time(context.now));
+        }
+        if text(condition, "lastTransitionTime").is_empty() {
+            let same = |other: &&Value| {
+                ["type", "status"]
+                    .iter()
+                    .all(|field| text(other, field) == text(condition, field))
+                    && !text(other, "lastTransitionTime").is_empty()
+            };
+            let before = list_at(old, &["status", "conditions"]).iter().find(same);
+            let time = before.map(|c| text(c, "lastTransitionTime").into());
+            condition.set_path(
+                &["lastTransitionTime"],
+                time.unwrap_or_else(|| format_time(context.now)),
+            );
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Lease.
+
+use crate::strategy::{Context, Strategy};
+use machinery::Value;
+
+pub(crate) struct Lease;
+
+impl Strategy for Lease {
+    fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
+        drop_disabled(object, None);
+    }
+
+    fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        drop_disabled(new, Some(old));
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+/// Coordinated leader election is not on by default in this version.
+fn drop_disabled(lease: &mut Value, old: Option<&Value>) {
+    for field in ["preferredHolder", "strategy"] {
+        if old
+            .and_then(|old| old.get_path(&["spec", field]))
+            .is_none_or(Value::is_null)
+        {
+            lease.remove_path(&["spec", field]);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! ConfigMap.
+
+use crate::strategy::Strategy;
+
+pub(crate) struct ConfigMap;
+
+impl Strategy for ConfigMap {}

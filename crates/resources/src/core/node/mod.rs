@@ -1,0 +1,69 @@
+//! Node.
+
+use crate::fields::{list, present, text};
+use crate::pod_spec::resources;
+use crate::strategy::{Context, Strategy, keep};
+use compact_str::CompactString;
+use machinery::Value;
+
+pub(crate) struct Node;
+
+impl Strategy for Node {
+    fn default(&self, object: &mut Value) {
+        if let Some(spec) = object.get_mut("spec") {
+            pod_cidrs(spec);
+        }
+        let Some(status) = object.get_mut("status") else {
+            return;
+        };
+        resources::round(status.get_mut("capacity"));
+        resources::round(status.get_mut("allocatable"));
+        if present(status, "allocatable").is_none()
+            && let Some(capacity) = present(status, "capacity").cloned()
+        {
+            status.set_path(&["allocatable"], capacity);
+        }
+    }
+
+    /// A node may come with its status.
+    fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
+        object.remove_path(&["spec", "configSource"]);
+        object.remove_path(&["status", "config"]);
+    }
+
+    fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "status");
+        if old.get_path(&["spec", "configSource"]).is_none_or(Value::is_null) {
+            new.remove_path(&["spec", "configSource"]);
+        }
+    }
+
+    fn selectable_fields(&self) -> &'static [&'static str] {
+        &["spec.unschedulable"]
+    }
+
+    fn select(&self, object: &Value) -> Vec<CompactString> {
+        let unschedulable = object.get_path(&["spec", "unschedulable"]) == Some(&Value::Bool(true));
+        vec![CompactString::const_new(if unschedulable {
+            "true"
+        } else {
+            "false"
+        })]
+    }
+}
+
+/// `podCIDR` is the first of `podCIDRs`.
+fn pod_cidrs(spec: &mut Value) {
+    let one = text(spec, "podCIDR");
+    match list(spec, "podCIDRs").first().and_then(Value::as_str) {
+        None if !one.is_empty() => {
+            let one = Value::from(one);
+            spec.set_path(&["podCIDRs"], Value::Array(vec![one]));
+        }
+        Some(first) if one.is_empty() => {
+            let first = Value::from(first);
+            spec.set_path(&["podCIDR"], first);
+        }
+        _ => {}
+    }
+}

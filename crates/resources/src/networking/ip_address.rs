@@ -1,0 +1,7 @@
+//! IPAddress.
+
+use crate::strategy::Strategy;
+
+pub(crate) struct IpAddress;
+
+impl Strategy for IpAddress {}

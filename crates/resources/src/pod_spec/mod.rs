@@ -1,0 +1,11 @@
+//! What everything that holds a pod's spec shares: Pods, and the templates of workloads.
+
+pub mod app_armor;
+pub mod defaults;
+pub mod image;
+pub mod pod_level;
+pub mod qos;
+pub mod resources;
+pub mod volume_defaults;
+
+pub use defaults::{pod_spec, pod_template};

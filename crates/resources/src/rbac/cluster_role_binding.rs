@@ -1,0 +1,22 @@
+//! ClusterRoleBinding.
+
+use super::role_binding::binding_defaults;
+use crate::strategy::Strategy;
+use machinery::Value;
+use machinery::names::path_segment_rule;
+
+pub(crate) struct ClusterRoleBinding;
+
+impl Strategy for ClusterRoleBinding {
+    fn default(&self, object: &mut Value) {
+        binding_defaults(object);
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+
+    fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        path_segment_rule(name, prefix)
+    }
+}
