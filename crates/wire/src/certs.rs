@@ -273,6 +273,11 @@ impl Identity {
     }
 }
 
+/// A new private key without a certificate, as PKCS#8 PEM: P-256.
+pub fn generate_key() -> Result<String, CertError> {
+    Ok(KeyPair::generate().map_err(CertError::Key)?.serialize_pem())
+}
+
 /// All certificates of a PEM text, in order.
 pub fn chain_from_pem(pem: &str) -> Result<Vec<CertificateDer<'static>>, CertError> {
     let bad = |detail: String| CertError::Parse {
