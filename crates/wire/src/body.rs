@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,8 +22,12 @@ pub struct Body(Inner);
 
 enum Inner {
     Whole(Option<Bytes>),
-    Chunks { chunks: VecDeque<Bytes>, left: u64 },
-    Stream(UnsyncBoxBody<Bytes, BoxError>),
+    Chunks {
+        chunks: VecDeque<Bytes>,
+        left: u64,
+    },
+    /// The lock is never contended: it only lets a body be shared with those who do not read it.
+    Stream(Mutex<UnsyncBoxBody<Bytes, BoxError>>),
 }
 
 /// Why a body could not be gathered.
@@ -52,7 +57,7 @@ impl Body {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Self(Inner::Stream(body.map_err(Into::into).boxed_unsync()))
+        Self(Inner::Stream(Mutex::new(body.map_err(Into::into).boxed_unsync())))
     }
 
     /// The bytes, if this body is held whole in memory.
@@ -156,7 +161,7 @@ impl HttpBody for Body {
                 *left -= b.len() as u64;
                 Ok(Frame::data(b))
             })),
-            Inner::Stream(stream) => Pin::new(stream).poll_frame(cx),
+            Inner::Stream(stream) => Pin::new(stream.get_mut()).poll_frame(cx),
         }
     }
 
@@ -164,7 +169,7 @@ impl HttpBody for Body {
         match &self.0 {
             Inner::Whole(bytes) => bytes.is_none(),
             Inner::Chunks { chunks, .. } => chunks.is_empty(),
-            Inner::Stream(stream) => stream.is_end_stream(),
+            Inner::Stream(stream) => stream.lock().is_end_stream(),
         }
     }
 
@@ -172,7 +177,7 @@ impl HttpBody for Body {
         match &self.0 {
             Inner::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Inner::Chunks { left, .. } => SizeHint::with_exact(*left),
-            Inner::Stream(stream) => stream.size_hint(),
+            Inner::Stream(stream) => stream.lock().size_hint(),
         }
     }
 }

@@ -1,0 +1,179 @@
+//! The objects every cluster has: made at start when they are missing, as upstream's controllers in the API
+//! server do.
+
+use crate::registry::{Registry, Resource, Write};
+use crate::server::{Advertise, Core};
+use access::admission::Notes;
+use machinery::status::{ApiError, Reason};
+use machinery::user::UserInfo;
+use machinery::{Value, codec};
+use std::sync::Arc;
+
+const NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "default"];
+
+/// Makes what is missing.
+pub(crate) async fn run(core: &Core, advertise: Option<&Advertise>) -> Result<(), ApiError> {
+    let maker = Maker {
+        core,
+        user: UserInfo::authenticated("system:apiserver", &["system:masters"]),
+        notes: Notes::default(),
+    };
+    for name in NAMESPACES {
+        maker
+            .make(
+                "",
+                "namespaces",
+                "",
+                &format!(r#"{{"metadata":{{"name":"{name}"}}}}"#),
+            )
+            .await?;
+    }
+    for (name, value, what) in [
+        (
+            "system-cluster-critical",
+            2_000_000_000_i64,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+    ] {
+        let text = format!(
+            r#"{{"metadata":{{"name":"{name}"}},"value":{value},"description":"{what}","preemptionPolicy":"PreemptLowerPriority"}}"#
+        );
+        maker
+            .make("scheduling.k8s.io", "priorityclasses", "", &text)
+            .await?;
+    }
+    if let Some(advertise) = advertise {
+        maker.kubernetes_service(advertise).await?;
+    }
+    Ok(())
+}
+
+struct Maker<'a> {
+    core: &'a Core,
+    user: UserInfo,
+    notes: Notes,
+}
+
+impl Maker<'_> {
+    /// Creates an object unless it is there.
+    async fn make(&self, group: &str, resource: &str, namespace: &str, text: &str) -> Result<(), ApiError> {
+        let Some(resource) = self.core.routes.resource(group, resource) else {
+            return Ok(());
+        };
+        let object = self.object(&resource, text)?;
+        let name = machinery::meta::name(&object).to_owned();
+        let registry: &Registry = &self.core.registry;
+        if registry.stored(&resource.key(namespace, &name)).await?.is_some() {
+            return Ok(());
+        }
+        let options = Value::object();
+        match registry
+            .create(&self.write(&resource, namespace, &name, &options), object)
+            .await
+        {
+            // Another server of the same store was faster.
+            Err(error) if error.reason != Reason::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts an object into the shape given, made or changed.
+    async fn put(&self, group: &str, resource: &str, namespace: &str, text: &str) -> Result<(), ApiError> {
+        let Some(resource) = self.core.routes.resource(group, resource) else {
+            return Ok(());
+        };
+        let object = self.object(&resource, text)?;
+        let name = machinery::meta::name(&object).to_owned();
+        let options = Value::object();
+        let write = self.write(&resource, namespace, &name, &options);
+        let key = resource.key(namespace, &name);
+        if self.core.registry.stored(&key).await?.is_none() {
+            return self.make(group, &resource.info.resource, namespace, text).await;
+        }
+        self.core
+            .registry
+            .update(&write, &crate::registry::update::Replace(object), &Always)
+            .await?;
+        Ok(())
+    }
+
+    fn object(&self, resource: &Resource, text: &str) -> Result<Value, ApiError> {
+        let storage = resource.storage_version();
+        let decoded =
+            codec::json::decode(text.as_bytes(), &resource.types, storage.ty).map_err(ApiError::internal)?;
+        let mut object = decoded.value;
+        crate::object::set_kind(&mut object, &storage.api_version, &storage.kind);
+        machinery::defaults::apply(&resource.types, storage.ty, &mut object);
+        resource.strategy.default(&mut object);
+        Ok(object)
+    }
+
+    fn write<'w>(
+        &'w self,
+        resource: &'w Arc<Resource>,
+        namespace: &'w str,
+        name: &'w str,
+        options: &'w Value,
+    ) -> Write<'w> {
+        Write {
+            resource,
+            version: resource.storage,
+            subresource: "",
+            namespace,
+            name,
+            user: &self.user,
+            dry_run: false,
+            manager: "kube-apiserver",
+            options,
+            notes: &self.notes,
+        }
+    }
+
+    /// The Service pods reach this server by, and where it leads.
+    async fn kubernetes_service(&self, advertise: &Advertise) -> Result<(), ApiError> {
+        let (ip, port) = (advertise.address.ip(), advertise.address.port());
+        let service_ip = advertise.service_address;
+        let family = if service_ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        let labels = r#""labels":{"component":"apiserver","provider":"kubernetes"}"#;
+        let service = format!(
+            r#"{{"metadata":{{"name":"kubernetes","namespace":"default",{labels}}},
+            "spec":{{"clusterIP":"{service_ip}","clusterIPs":["{service_ip}"],"ipFamilies":["{family}"],
+            "ipFamilyPolicy":"SingleStack","internalTrafficPolicy":"Cluster","sessionAffinity":"None","type":"ClusterIP",
+            "ports":[{{"name":"https","port":443,"protocol":"TCP","targetPort":{port}}}]}}}}"#
+        );
+        self.make("", "services", "default", &service).await?;
+        // Nothing can be an endpoint on a loopback address, by the API's own rules; then there is none.
+        if ip.is_loopback() || ip.is_unspecified() {
+            return Ok(());
+        }
+        let endpoints = format!(
+            r#"{{"metadata":{{"name":"kubernetes","namespace":"default",
+            "labels":{{"endpointslice.kubernetes.io/skip-mirror":"true"}}}},
+            "subsets":[{{"addresses":[{{"ip":"{ip}"}}],"ports":[{{"name":"https","port":{port},"protocol":"TCP"}}]}}]}}"#
+        );
+        self.put("", "endpoints", "default", &endpoints).await?;
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        let slice = format!(
+            r#"{{"metadata":{{"name":"kubernetes","namespace":"default","labels":{{"kubernetes.io/service-name":"kubernetes"}}}},
+            "addressType":"{family}","endpoints":[{{"addresses":["{ip}"],"conditions":{{"ready":true}}}}],
+            "ports":[{{"name":"https","port":{port},"protocol":"TCP"}}]}}"#
+        );
+        self.put("discovery.k8s.io", "endpointslices", "default", &slice)
+            .await
+    }
+}
+
+/// The server itself may create what it updates.
+struct Always;
+
+#[async_trait::async_trait]
+impl crate::registry::update::MayCreate for Always {
+    async fn may_create(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
+}

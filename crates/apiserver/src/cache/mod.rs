@@ -1,0 +1,586 @@
+//! The watch cache: what the store holds, decoded enough to select and encoded at most once.
+//!
+//! ```text
+//!  store ──one watch──► Reflector ──by key prefix──► Cache of a resource ──► Feed of a group ──► watchers
+//! ```
+//!
+//! A cache is filled when its resource is first listed or watched. A list or get waits until the reflector has
+//! delivered the store's newest revision, so what it says is as new as what the store would say.
+//!
+//! **Invariant:** `entries` is the state at the reflector's revision; `recent` holds every change after
+//! `recent_floor`, so that the state at any revision in between can be told from the two.
+
+mod event;
+mod feed;
+mod filter;
+mod reflector;
+mod stream;
+
+pub use event::{Change, Entry, Event, Meta};
+pub use filter::Filter;
+pub use reflector::Reflector;
+pub use stream::{Start, WatchStream, error_frame};
+
+use crate::object;
+use crate::registry::Resource;
+use bytes::Bytes;
+use feed::{Feed, Receiver};
+use filter::Group;
+use hashbrown::HashMap;
+use machinery::Value;
+use parking_lot::{Mutex, RwLock};
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering as Atomic};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Recent events kept however old they are, and at most.
+const RECENT_LEAST: usize = 100;
+const RECENT_MOST: usize = 4096;
+/// Recent events younger than this are kept, as long as there are not too many.
+const RECENT_AGE: Duration = Duration::from_secs(75);
+
+/// An entry, ordered by its key.
+#[derive(Debug, Clone)]
+struct ByKey(Arc<Entry>);
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for ByKey {}
+
+impl PartialOrd for ByKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.key.cmp(&other.0.key)
+    }
+}
+
+impl Borrow<[u8]> for ByKey {
+    fn borrow(&self) -> &[u8] {
+        &self.0.key
+    }
+}
+
+/// The cache of one resource.
+#[derive(Debug, Default)]
+pub struct Cache {
+    state: RwLock<State>,
+    /// Moves with every change.
+    version: AtomicU64,
+    /// Writes whose event is still to come, so that the event need not be decoded.
+    drafts: Mutex<HashMap<Bytes, Vec<Arc<Draft>>>>,
+    /// Held while the cache is filled.
+    filling: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    entries: BTreeSet<ByKey>,
+    recent: VecDeque<Arc<Event>>,
+    recent_floor: u64,
+    /// The revision the entries were read at; events up to it are in them already.
+    filled_at: u64,
+    feeds: HashMap<Group, Arc<Feed>>,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    /// Not asked for yet, or started over.
+    #[default]
+    Cold,
+    /// Being filled; what happens meanwhile is kept.
+    Filling(Vec<store::Event>),
+    Ready,
+}
+
+/// An object on its way into the store, with all that its entry needs but the revision.
+#[derive(Debug)]
+pub struct Draft {
+    pub key: Bytes,
+    pub stored: Bytes,
+    meta: Mutex<Option<(Meta, Value)>>,
+    entry: OnceLock<Arc<Entry>>,
+}
+
+impl Draft {
+    pub fn new(key: Bytes, stored: Bytes, meta: Meta, object: Value) -> Self {
+        Self {
+            key,
+            stored,
+            meta: Mutex::new(Some((meta, object))),
+            entry: OnceLock::new(),
+        }
+    }
+
+    /// The entry, made by whoever comes first: the writer, or the event of the write.
+    pub fn entry(&self, revision: u64, create_revision: u64) -> Arc<Entry> {
+        let make = || {
+            let (meta, mut object) = self.meta.lock().take().unwrap_or_default();
+            object::set_resource_version(&mut object, revision);
+            let entry = Entry::new(
+                self.key.clone(),
+                meta,
+                revision,
+                create_revision,
+                self.stored.clone(),
+            );
+            entry.prime_json(&object);
+            Arc::new(entry)
+        };
+        Arc::clone(self.entry.get_or_init(make))
+    }
+}
+
+/// One page of a list.
+#[derive(Debug, Default)]
+pub struct Page {
+    pub entries: Vec<Arc<Entry>>,
+    /// The revision of the list.
+    pub revision: u64,
+    /// The key the next page starts after, if there is one.
+    pub next: Option<Bytes>,
+    /// How many are left after this page; known only for lists without selectors.
+    pub remaining: Option<u64>,
+}
+
+/// What of a list is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct PageRequest {
+    /// The state at this revision; `None` for the newest.
+    pub revision: Option<u64>,
+    /// Start after this key.
+    pub after: Option<Bytes>,
+    /// 0: all.
+    pub limit: usize,
+}
+
+/// The cache no longer (or does not yet) knows what is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooOld {
+    pub requested: u64,
+    pub oldest: u64,
+}
+
+impl Cache {
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state.read().phase, Phase::Ready)
+    }
+
+    /// How many objects there are, if that is known.
+    pub fn len(&self) -> Option<usize> {
+        let state = self.state.read();
+        matches!(state.phase, Phase::Ready).then(|| state.entries.len())
+    }
+
+    /// A number that moves with every change.
+    pub fn version(&self) -> u64 {
+        self.version.load(Atomic::Acquire)
+    }
+
+    pub fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
+        self.state.read().entries.get(key).map(|e| Arc::clone(&e.0))
+    }
+
+    /// Announces a write, so that its event finds the entry made here.
+    pub fn announce(&self, draft: &Arc<Draft>) {
+        if self.is_ready() {
+            self.drafts
+                .lock()
+                .entry(draft.key.clone())
+                .or_default()
+                .push(Arc::clone(draft));
+        }
+    }
+
+    /// The write did not happen.
+    pub fn withdraw(&self, draft: &Arc<Draft>) {
+        let mut drafts = self.drafts.lock();
+        if let Some(list) = drafts.get_mut(&draft.key) {
+            list.retain(|d| !Arc::ptr_eq(d, draft));
+            if list.is_empty() {
+                drafts.remove(&draft.key);
+            }
+        }
+    }
+
+    /// Lists from what is cached; `current` is the reflector's revision, read before.
+    pub fn list(
+        &self,
+        resource: &Resource,
+        filter: &Filter,
+        request: &PageRequest,
+        current: u64,
+    ) -> Result<Page, TooOld> {
+        let prefix = resource.key_prefix(&filter.namespace);
+        let state = self.state.read();
+        let revision = match request.revision {
+            None => current.max(state.newest()),
+            Some(asked) if asked < state.recent_floor => {
+                return Err(TooOld {
+                    requested: asked,
+                    oldest: state.recent_floor,
+                });
+            }
+            Some(asked) => asked,
+        };
+        let mut page = Page {
+            revision,
+            ..Page::default()
+        };
+        let mut take = Taking {
+            resource,
+            filter,
+            limit: request.limit,
+            page: &mut page,
+            seen: 0,
+        };
+        let past = request.revision.filter(|asked| *asked < state.newest());
+        state.walk(prefix.as_bytes(), request.after.as_deref(), past, |entry| {
+            take.entry(entry)
+        });
+        let seen = take.seen;
+        if let Some(last) = page.next.take() {
+            if filter.is_everything() {
+                page.remaining = Some(seen - page.entries.len() as u64);
+            }
+            page.next = Some(last);
+        }
+        Ok(page)
+    }
+
+    /// Starts a watch: what happened since (or what is there), and a receiver of what comes.
+    pub(crate) fn watch(
+        &self,
+        resource: &Resource,
+        filter: &Filter,
+        start: WatchStart,
+    ) -> Result<Started, TooOld> {
+        let mut state = self.state.write();
+        let (mut backlog, mut initial) = (Vec::new(), Vec::new());
+        match start {
+            WatchStart::State => {
+                let prefix = resource.key_prefix(&filter.namespace);
+                state.walk(prefix.as_bytes(), None, None, |entry| {
+                    if filter.matches_entry(resource, entry) {
+                        initial.push(Arc::clone(entry));
+                    }
+                    true
+                });
+            }
+            WatchStart::After(revision) => {
+                if revision < state.recent_floor {
+                    return Err(TooOld {
+                        requested: revision,
+                        oldest: state.recent_floor,
+                    });
+                }
+                let first = state.recent.partition_point(|e| e.revision() <= revision);
+                backlog.extend(state.recent.range(first..).cloned());
+            }
+        }
+        let group = filter.group(resource);
+        let receiver = state.feeds.entry(group).or_default().subscribe();
+        Ok(Started {
+            backlog,
+            initial,
+            receiver: WatchReceiver(receiver),
+            revision: state.newest(),
+        })
+    }
+
+    /// Closes every watch and forgets everything; the next use fills anew.
+    fn reset(&self) {
+        let mut state = self.state.write();
+        for feed in state.feeds.values() {
+            feed.close();
+        }
+        *state = State::default();
+        drop(state);
+        self.drafts.lock().clear();
+        self.version.fetch_add(1, Atomic::AcqRel);
+    }
+
+    fn begin_filling(&self) {
+        self.state.write().phase = Phase::Filling(Vec::new());
+    }
+
+    /// Takes the state at `revision` and applies what happened meanwhile.
+    fn fill(&self, resource: &Resource, entries: Vec<Entry>, revision: u64) {
+        let mut touched = Vec::new();
+        let mut state = self.state.write();
+        state.entries = entries.into_iter().map(|e| ByKey(Arc::new(e))).collect();
+        state.recent_floor = revision;
+        state.filled_at = revision;
+        if let Phase::Filling(events) = std::mem::replace(&mut state.phase, Phase::Ready) {
+            for event in events {
+                self.apply_one(resource, &mut state, event, &mut touched);
+            }
+        }
+        drop(state);
+        self.version.fetch_add(1, Atomic::AcqRel);
+    }
+
+    /// Applies events of the store in order; returns the feeds whose watchers are to be woken.
+    fn apply(&self, resource: &Resource, events: Vec<store::Event>) -> Vec<Arc<Feed>> {
+        let mut touched: Vec<Arc<Feed>> = Vec::new();
+        let mut state = self.state.write();
+        match &mut state.phase {
+            Phase::Cold => return touched,
+            Phase::Filling(pending) => {
+                pending.extend(events);
+                return touched;
+            }
+            Phase::Ready => {}
+        }
+        for event in events {
+            self.apply_one(resource, &mut state, event, &mut touched);
+        }
+        state.trim();
+        drop(state);
+        self.version.fetch_add(1, Atomic::AcqRel);
+        touched
+    }
+
+    fn apply_one(
+        &self,
+        resource: &Resource,
+        state: &mut State,
+        event: store::Event,
+        touched: &mut Vec<Arc<Feed>>,
+    ) {
+        let kv = event.kv;
+        let revision = kv.mod_revision as u64;
+        if revision <= state.filled_at {
+            return;
+        }
+        let previous = state.entries.get(&kv.key[..]).map(|e| Arc::clone(&e.0));
+        let event = if event.kind == store::EventKind::Delete {
+            let Some(previous) = previous else { return };
+            state.entries.remove(&kv.key[..]);
+            Event::new(
+                Change::Deleted,
+                Arc::new(previous.restamped(revision)),
+                Some(previous),
+            )
+        } else {
+            let Some(entry) = self.entry_of(resource, kv) else {
+                return;
+            };
+            state.entries.replace(ByKey(Arc::clone(&entry)));
+            let change = if previous.is_some() {
+                Change::Modified
+            } else {
+                Change::Added
+            };
+            Event::new(change, entry, previous)
+        };
+        let event = Arc::new(event);
+        state.publish(resource, &event, touched);
+        state.recent.push_back(event);
+    }
+
+    /// The entry of a put: the writer's, if it was announced here.
+    fn entry_of(&self, resource: &Resource, kv: store::KeyValue) -> Option<Arc<Entry>> {
+        let mut drafts = self.drafts.lock();
+        if let Some(list) = drafts.get_mut(&kv.key)
+            && let Some(at) = list.iter().position(|d| d.stored == kv.value)
+        {
+            let draft = list.swap_remove(at);
+            if list.is_empty() {
+                drafts.remove(&kv.key);
+            }
+            drop(drafts);
+            return Some(draft.entry(kv.mod_revision as u64, kv.create_revision as u64));
+        }
+        drop(drafts);
+        read_entry(resource, kv).map(Arc::new)
+    }
+}
+
+/// A stored key as an entry; one that cannot be read is logged and left out, so that it does not hide the rest.
+fn read_entry(resource: &Resource, kv: store::KeyValue) -> Option<Entry> {
+    let revision = kv.mod_revision as u64;
+    match object::decode_stored(resource, &kv.value, revision) {
+        Ok(object) => {
+            let meta = Meta::of(resource, &object);
+            Some(Entry::new(
+                kv.key,
+                meta,
+                revision,
+                kv.create_revision as u64,
+                kv.value,
+            ))
+        }
+        Err(error) => {
+            tracing::error!(key = %kv.key.escape_ascii(), %error, "a stored object cannot be read");
+            None
+        }
+    }
+}
+
+/// Where a watch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchStart {
+    /// With the present state.
+    State,
+    /// With what happened after a revision.
+    After(u64),
+}
+
+/// The receiving end of a started watch.
+#[derive(Debug)]
+pub(crate) struct WatchReceiver(Receiver);
+
+/// A started watch.
+#[derive(Debug)]
+pub(crate) struct Started {
+    /// What happened since the revision asked for.
+    pub backlog: Vec<Arc<Event>>,
+    /// What is there, if that was asked for.
+    pub initial: Vec<Arc<Entry>>,
+    pub receiver: WatchReceiver,
+    /// The newest change the start includes.
+    pub revision: u64,
+}
+
+struct Taking<'a> {
+    resource: &'a Resource,
+    filter: &'a Filter,
+    limit: usize,
+    page: &'a mut Page,
+    seen: u64,
+}
+
+impl Taking<'_> {
+    /// Whether to go on.
+    fn entry(&mut self, entry: &Arc<Entry>) -> bool {
+        if !self.filter.matches_entry(self.resource, entry) {
+            return true;
+        }
+        self.seen += 1;
+        if self.limit == 0 || self.page.entries.len() < self.limit {
+            self.page.entries.push(Arc::clone(entry));
+            return true;
+        }
+        self.page.next = self.page.entries.last().map(|e| e.key.clone());
+        // Counting on is cheap, and only useful, when nothing is filtered.
+        self.filter.is_everything()
+    }
+}
+
+impl State {
+    fn newest(&self) -> u64 {
+        self.recent.back().map_or(self.recent_floor, |e| e.revision())
+    }
+
+    /// Calls `visit` for each entry under `prefix` after `after`, in order of keys, until it says no. With
+    /// `past`, entries are as they were at that revision.
+    fn walk(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        past: Option<u64>,
+        mut visit: impl FnMut(&Arc<Entry>) -> bool,
+    ) {
+        let start = match after {
+            Some(key) if key >= prefix => Bound::Excluded(key),
+            _ => Bound::Included(prefix),
+        };
+        let now = self
+            .entries
+            .range::<[u8], _>((start, Bound::Unbounded))
+            .map(|e| &e.0);
+        let now = now.take_while(|e| e.key.starts_with(prefix));
+        let Some(past) = past else {
+            for entry in now {
+                if !visit(entry) {
+                    return;
+                }
+            }
+            return;
+        };
+        // What stood at a key is what the first change after that moment replaced.
+        let mut before: BTreeMap<&[u8], Option<&Arc<Entry>>> = BTreeMap::new();
+        let first = self.recent.partition_point(|e| e.revision() <= past);
+        for event in self.recent.range(first..) {
+            let key: &[u8] = &event.entry.key;
+            if key.starts_with(prefix) && after.is_none_or(|a| key > a) {
+                before.entry(key).or_insert(event.previous.as_ref());
+            }
+        }
+        let unchanged = now.filter(|e| !before.contains_key(&e.key[..]));
+        let mut unchanged = unchanged.peekable();
+        let mut changed = before.values().filter_map(|e| *e).peekable();
+        loop {
+            let next = match (unchanged.peek(), changed.peek()) {
+                (Some(a), Some(b)) if a.key < b.key => unchanged.next(),
+                (_, Some(_)) => changed.next(),
+                (Some(_), None) => unchanged.next(),
+                (None, None) => return,
+            };
+            if next.is_none_or(|entry| !visit(entry)) {
+                return;
+            }
+        }
+    }
+
+    /// Queues an event for every group it may concern.
+    fn publish(&mut self, resource: &Resource, event: &Arc<Event>, touched: &mut Vec<Arc<Feed>>) {
+        if self.feeds.is_empty() {
+            return;
+        }
+        let meta = &event.entry.meta;
+        let mut groups = vec![
+            Group::All,
+            Group::Namespace(meta.namespace.clone()),
+            Group::Object(meta.namespace.clone(), meta.name.clone()),
+        ];
+        if let Some(at) = filter::indexed_field(resource) {
+            let value = |e: &Entry| e.meta.fields.get(at).cloned().unwrap_or_default();
+            let now = value(&event.entry);
+            if let Some(before) = event.previous.as_deref().map(value).filter(|b| *b != now) {
+                groups.push(Group::Indexed(before));
+            }
+            groups.push(Group::Indexed(now));
+        }
+        for group in groups {
+            let Some(feed) = self.feeds.get(&group) else {
+                continue;
+            };
+            if feed.is_unused() {
+                self.feeds.remove(&group);
+                continue;
+            }
+            feed.push(event);
+            if !touched.iter().any(|f| Arc::ptr_eq(f, feed)) {
+                touched.push(Arc::clone(feed));
+            }
+        }
+    }
+
+    fn trim(&mut self) {
+        while self.recent.len() > RECENT_LEAST {
+            let old = self.recent.len() > RECENT_MOST
+                || self.recent.front().is_some_and(|e| e.at.elapsed() > RECENT_AGE);
+            if !old {
+                break;
+            }
+            if let Some(event) = self.recent.pop_front() {
+                self.recent_floor = event.revision();
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The one watch on the store, and how caches are filled and kept.
+//!
+//! **Invariant:** `revision` is published only after every event up to it is applied to its cache, so whoever
+//! has seen revision R there finds R's changes in the caches.
+
+use super::{Entry, Feed, read_entry};
+use crate::registry::Resource;
+use futures::StreamExt as _;
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::time::Duration;
+use store::{KeyRange, ProgressHandle, RangeRequest, Store, WatchRequest};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Everything is stored below this.
+pub(super) const ROOT: &str = "/registry/";
+
+/// How long a reader waits for the watch to deliver by itself before it asks for progress.
+const PATIENCE: Duration = Duration::from_millis(10);
+/// Keys read at once when a cache is filled.
+const FILL_PAGE: usize = 5_000;
+
+/// Reads the store's changes and hands them to the caches.
+pub struct Reflector {
+    store: Arc<dyn Store>,
+    /// Caches by key prefix, without [`ROOT`] and the slash at the end.
+    resources: RwLock<HashMap<Box<[u8]>, Arc<Resource>>>,
+    revision: watch::Sender<u64>,
+    progress: RwLock<Option<ProgressHandle>>,
+}
+
+impl Reflector {
+    /// Begins to watch; the task ends with `shutdown`.
+    pub async fn start(store: Arc<dyn Store>, shutdown: CancellationToken) -> store::Result<Arc<Self>> {
+        let reflector = Arc::new(Self {
+            store,
+            resources: RwLock::default(),
+            revision: watch::Sender::new(0),
+            progress: RwLock::default(),
+        });
+        let watch = reflector.begin().await?;
+        let task = Arc::clone(&reflector);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = task.run(watch) => {}
+            }
+            for resource in task.resources.read().values() {
+                resource.cache.reset();
+            }
+        });
+        Ok(reflector)
+    }
+
+    pub fn register(&self, resource: &Arc<Resource>) {
+        let key = resource.prefix[ROOT.len()..]
+            .trim_end_matches('/')
+            .as_bytes()
+            .into();
+        self.resources.write().insert(key, Arc::clone(resource));
+    }
+
+    pub fn unregister(&self, resource: &Resource) {
+        let key = resource.prefix[ROOT.len()..].trim_end_matches('/').as_bytes();
+        if let Some(resource) = self.resources.write().remove(key) {
+            resource.cache.reset();
+        }
+    }
+
+    /// Everything up to this revision is in the caches.
+    pub fn revision(&self) -> u64 {
+        *self.revision.borrow()
+    }
+
+    /// Waits until the caches hold what the store holds now; returns a revision at least as new.
+    pub async fn fresh(&self) -> store::Result<u64> {
+        let newest = self.store.current_revision().await? as u64;
+        self.wait_for(newest).await?;
+        Ok(newest.max(self.revision()))
+    }
+
+    /// Waits until the caches hold `revision`.
+    pub async fn wait_for(&self, revision: u64) -> store::Result<()> {
+        if self.revision() >= revision {
+            return Ok(());
+        }
+        let mut seen = self.revision.subscribe();
+        loop {
+            let arrived = tokio::time::timeout(PATIENCE, seen.wait_for(|at| *at >= revision)).await;
+            match arrived {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(_)) => return Err(store::Error::Closed),
+                // Changes outside our keys move the store's revision without an event.
+                Err(_) => {
+                    if let Some(progress) = self.progress.read().clone() {
+                        progress.request();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fills a resource's cache unless that is done already.
+    pub async fn ensure(&self, resource: &Resource) -> store::Result<()> {
+        if resource.cache.is_ready() {
+            return Ok(());
+        }
+        let _filling = resource.cache.filling.lock().await;
+        if resource.cache.is_ready() {
+            return Ok(());
+        }
+        resource.cache.begin_filling();
+        let (entries, revision) = match self.read_all(resource).await {
+            Ok(read) => read,
+            Err(error) => {
+                resource.cache.reset();
+                return Err(error);
+            }
+        };
+        resource.cache.fill(resource, entries, revision);
+        Ok(())
+    }
+
+    async fn read_all(&self, resource: &Resource) -> store::Result<(Vec<Entry>, u64)> {
+        let prefix = resource.prefix.as_bytes();
+        let mut range = KeyRange::prefix(prefix.to_vec());
+        let (mut entries, mut revision) = (Vec::new(), 0);
+        loop {
+            let page = self
+                .store
+                .range(RangeRequest::new(range).at(revision).limit(FILL_PAGE))
+                .await?;
+            if revision == 0 {
+                revision = page.revision;
+            }
+            let last = page.kvs.last().map(|kv| kv.key.clone());
+            entries.extend(page.kvs.into_iter().filter_map(|kv| read_entry(resource, kv)));
+            match last.filter(|_| page.more) {
+                Some(last) => range = KeyRange::prefix_from(prefix, [&last[..], b"\0"].concat()),
+                None => return Ok((entries, revision as u64)),
+            }
+        }
+    }
+
+    async fn begin(&self) -> store::Result<store::Watch> {
+        let revision = self.store.current_revision().await?;
+        let request = WatchRequest::new(KeyRange::prefix(ROOT), revision + 1).progress();
+        let watch = self.store.watch(request).await?;
+        *self.progress.write() = Some(watch.progress_handle());
+        self.revision.send_replace(revision as u64);
+        Ok(watch)
+    }
+
+    async fn run(&self, mut watch: store::Watch) {
+        loop {
+            while let Some(batch) = watch.next().await {
+                match batch {
+                    Ok(batch) => self.deliver(batch),
+                    Err(error) => {
+                        tracing::warn!(%error, "the watch on the store ended; starting over");
+                        break;
+                    }
+                }
+            }
+            // Nothing cached can be trusted over a gap: every watcher lists again.
+            let mut wait = Duration::from_millis(100);
+            watch = loop {
+                for resource in self.resources.read().values() {
+                    resource.cache.reset();
+                }
+                match self.begin().await {
+                    Ok(watch) => break watch,
+                    Err(store::Error::Closed) => return,
+                    Err(error) => {
+                        tracing::warn!(%error, "watching the store");
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(Duration::from_secs(5));
+                    }
+                }
+            };
+        }
+    }
+
+    fn deliver(&self, batch: store::Batch) {
+        let mut touched: Vec<Arc<Feed>> = Vec::new();
+        let mut events = batch.events.into_iter().peekable();
+        while let Some(event) = events.next() {
+            let Some(resource) = self.resource_of(&event.kv.key) else {
+                continue;
+            };
+            let mut run = vec![event];
+            while let Some(next) = events.next_if(|next| next.kv.key.starts_with(resource.prefix.as_bytes()))
+            {
+                run.push(next);
+            }
+            touched.extend(resource.cache.apply(&resource, run));
+        }
+        if batch.revision as u64 > self.revision() {
+            self.revision.send_replace(batch.revision as u64);
+        }
+        // Watchers come after the revision, so that a woken watcher's bookmark is as new as its events.
+        for feed in touched {
+            feed.wake();
+        }
+    }
+
+    /// Prefixes have one segment (`pods`) or two (`services/specs`, `apiregistration.k8s.io/apiservices`).
+    fn resource_of(&self, key: &[u8]) -> Option<Arc<Resource>> {
+        let rest = key.strip_prefix(ROOT.as_bytes())?;
+        let mut slashes = memchr::memchr_iter(b'/', rest);
+        let first = slashes.next()?;
+        let resources = self.resources.read();
+        slashes
+            .next()
+            .and_then(|second| resources.get(&rest[..second]))
+            .or_else(|| resources.get(&rest[..first]))
+            .cloned()
+    }
+}
+
+impl std::fmt::Debug for Reflector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reflector")
+            .field("revision", &self.revision())
+            .finish_non_exhaustive()
+    }
+}

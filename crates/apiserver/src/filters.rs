@@ -1,0 +1,206 @@
+//! What every request passes before it is handled, in upstream's order: panics are caught, time is limited, the
+//! caller is known, the caller may.
+
+use crate::handlers::{self, Exchange, attributes};
+use crate::request::{Output, Query, RequestInfo, negotiate, query};
+use crate::respond;
+use crate::server::Core;
+use access::admission::Notes;
+use access::authentication::{Authenticator as _, Credentials, Outcome};
+use access::authorization::{Attributes, Decision};
+use client::InProcessIdentity;
+use futures::FutureExt as _;
+use http::{HeaderValue, Request, Response, StatusCode};
+use machinery::gvk::GroupResource;
+use machinery::status::ApiError;
+use machinery::user::UserInfo;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use wire::body::Body;
+use wire::server::Connection;
+
+/// How long a request may take that is neither a watch nor a stream.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Paths anybody may read.
+const PUBLIC: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
+
+/// Answers a request.
+pub(crate) async fn serve(core: Arc<Core>, request: Request<Body>) -> Response<Body> {
+    match AssertUnwindSafe(audited(core, request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            // The panic hook has logged what and where.
+            let error =
+                ApiError::internal("This request caused apiserver to panic. Look in the logs for details.");
+            respond::error(&error, &Output::JSON)
+        }
+    }
+}
+
+async fn audited(core: Arc<Core>, request: Request<Body>) -> Response<Body> {
+    let audit_id = match request.headers().get(respond::AUDIT_ID) {
+        Some(given) if given.len() <= 64 => given.clone(),
+        _ => audit_id(),
+    };
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let notes = Arc::new(Notes::default());
+    let error_output = error_output(&request, &query);
+    let mut response = match known(core, request, query, &notes).await {
+        Ok(response) => response,
+        Err(error) => respond::error(&error, &error_output),
+    };
+    respond::add_warnings(&mut response, notes.take_warnings());
+    response.headers_mut().insert(respond::AUDIT_ID, audit_id);
+    response
+}
+
+async fn known(
+    core: Arc<Core>,
+    request: Request<Body>,
+    query: Query,
+    notes: &Arc<Notes>,
+) -> Result<Response<Body>, ApiError> {
+    let path = query::decode_path(request.uri().path());
+    let info = RequestInfo::parse(request.method(), &path, &query)
+        .map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let user = authenticate(&core, &request, &info).await?;
+    authorize(&core, &attributes(&info, &user, &query)).await?;
+    let long = info.is_long_running();
+    let exchange = Exchange {
+        core,
+        info,
+        query,
+        user,
+        notes: Arc::clone(notes),
+        request,
+    };
+    let answer = async {
+        if exchange.info.is_resource {
+            handlers::resource(exchange).await
+        } else {
+            crate::paths::answer(exchange).await
+        }
+    };
+    if long {
+        return answer.await;
+    }
+    tokio::time::timeout(REQUEST_TIMEOUT, answer)
+        .await
+        .unwrap_or_else(|_| {
+            Err(ApiError::timeout(
+                "request did not complete within the allotted timeout",
+                0,
+            ))
+        })
+}
+
+async fn authenticate(
+    core: &Core,
+    request: &Request<Body>,
+    info: &RequestInfo,
+) -> Result<Arc<UserInfo>, ApiError> {
+    // Only this process can put an identity there: wire gives network requests none.
+    let connection = request.extensions().get::<Arc<Connection>>();
+    if connection.is_none()
+        && let Some(InProcessIdentity(user)) = request.extensions().get()
+    {
+        return Ok(Arc::clone(user));
+    }
+    let credentials = Credentials {
+        headers: request.headers(),
+        connection: connection.map(Arc::as_ref),
+    };
+    match core.authenticator.authenticate(&credentials).await {
+        Ok(Outcome::User(user)) => Ok(user),
+        Ok(Outcome::NotMine) if is_public(info) => Ok(Arc::new(UserInfo::anonymous())),
+        Ok(Outcome::NotMine) => Err(ApiError::unauthorized()),
+        Err(error) => {
+            tracing::debug!(%error, "authentication failed");
+            Err(ApiError::unauthorized())
+        }
+    }
+}
+
+/// Whether the user may do this; 403 in upstream's words if not.
+pub(crate) async fn authorize(core: &Core, attributes: &Attributes<'_>) -> Result<(), ApiError> {
+    if !attributes.is_resource
+        && attributes.verb == "get"
+        && PUBLIC.iter().any(|p| is_under(attributes.path, p))
+    {
+        return Ok(());
+    }
+    let reason = match core.authorizer.authorize(attributes).await {
+        Decision::Allow => return Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
+    };
+    Err(forbidden(attributes, &reason))
+}
+
+fn forbidden(a: &Attributes<'_>, reason: &str) -> ApiError {
+    use machinery::field::quote;
+    let user = quote(&a.user.name);
+    let mut message = if !a.is_resource {
+        format!("User {user} cannot {} path {}", a.verb, quote(a.path))
+    } else {
+        let resource = if a.subresource.is_empty() {
+            a.resource.to_owned()
+        } else {
+            format!("{}/{}", a.resource, a.subresource)
+        };
+        let scope = if a.namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace {}", quote(a.namespace))
+        };
+        format!(
+            "User {user} cannot {} resource {} in API group {} {scope}",
+            a.verb,
+            quote(&resource),
+            quote(a.group)
+        )
+    };
+    if !reason.is_empty() {
+        message.push_str(": ");
+        message.push_str(reason);
+    }
+    let resource = if a.is_resource {
+        GroupResource::new(a.group, a.resource)
+    } else {
+        GroupResource::new("", "")
+    };
+    ApiError::forbidden(&resource, a.name, message)
+}
+
+fn is_public(info: &RequestInfo) -> bool {
+    !info.is_resource
+        && info.verb == crate::request::Verb::Get
+        && PUBLIC.iter().any(|public| is_under(&info.path, public))
+}
+
+fn is_under(path: &str, root: &str) -> bool {
+    path.strip_prefix(root)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Errors are said in the form the client takes, if it takes any we have.
+fn error_output(request: &Request<Body>, query: &Query) -> Output {
+    let offer = negotiate::Offer {
+        shapes: false,
+        stream: false,
+        protobuf: true,
+    };
+    negotiate::output(request.headers(), query, offer).unwrap_or(Output::JSON)
+}
+
+fn audit_id() -> HeaderValue {
+    let mut buffer = uuid::Uuid::encode_buffer();
+    let text: &str = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
+    // A UUID is printable ASCII.
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// 404 for a path nobody knows.
+pub(crate) fn unknown_path() -> Response<Body> {
+    respond::text(StatusCode::NOT_FOUND, "404 page not found\n")
+}

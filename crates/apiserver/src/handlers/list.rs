@@ -1,0 +1,125 @@
+//! GET of a collection.
+
+use super::Exchange;
+use crate::cache::{Filter, PageRequest};
+use crate::object::{ListBody, ListMeta};
+use crate::registry::Resource;
+use crate::request::query::{ListOptions, VersionMatch};
+use crate::respond;
+use crate::routes::Endpoint;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use machinery::status::ApiError;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use wire::body::Body;
+
+/// Where a list goes on: upstream's token.
+#[derive(Debug, Serialize, Deserialize)]
+struct ContinueToken {
+    v: String,
+    #[serde(default)]
+    rv: i64,
+    #[serde(default)]
+    start: String,
+}
+
+pub(super) async fn list(
+    exchange: Exchange,
+    endpoint: &Arc<Endpoint>,
+    resource: &Arc<Resource>,
+) -> Result<Response<Body>, ApiError> {
+    let output = exchange.output(true, false)?;
+    let options = ListOptions::parse(&exchange.query, false)?;
+    let filter = Filter::new(resource, &exchange.info.namespace, &exchange.info.name, &options)?;
+    let prefix = resource.key_prefix(&filter.namespace);
+    let registry = &exchange.core.registry;
+    let mut request = PageRequest {
+        limit: options.limit,
+        ..PageRequest::default()
+    };
+    let page = if let Some(token) = &options.continue_token {
+        let (revision, after) = decode_token(token, &prefix)?;
+        request.after = Some(after);
+        // A negative revision asks for the rest as it is now.
+        request.revision = u64::try_from(revision).ok().filter(|r| *r > 0);
+        registry
+            .list(resource, &filter, &request)
+            .await
+            .map_err(continue_expired)?
+    } else {
+        match options.version {
+            VersionMatch::Latest => registry.list(resource, &filter, &request).await?,
+            VersionMatch::Any => registry.list_any(resource, &filter, &request).await?,
+            VersionMatch::NotOlderThan(revision) => {
+                registry.wait_for(revision).await?;
+                registry.list_any(resource, &filter, &request).await?
+            }
+            VersionMatch::Exact(revision) => {
+                registry.wait_for(revision).await?;
+                request.revision = Some(revision);
+                registry.list(resource, &filter, &request).await?
+            }
+        }
+    };
+    let meta = ListMeta {
+        revision: page.revision,
+        continue_token: page
+            .next
+            .as_ref()
+            .map(|last| encode_token(page.revision, last, &prefix)),
+        remaining: page.remaining.filter(|_| page.next.is_some()),
+    };
+    let form = exchange.form(endpoint, &output)?;
+    let body = ListBody::body(resource, form, page.entries, &meta, output.pretty);
+    Ok(respond::body(StatusCode::OK, &output, body))
+}
+
+fn encode_token(revision: u64, last: &[u8], prefix: &str) -> String {
+    let rest = last.strip_prefix(prefix.as_bytes()).unwrap_or(last);
+    let token = ContinueToken {
+        v: "meta.k8s.io/v1".to_owned(),
+        rv: revision as i64,
+        start: format!("{}\0", String::from_utf8_lossy(rest)),
+    };
+    // A struct of texts and a number always has a JSON form.
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+}
+
+fn decode_token(token: &str, prefix: &str) -> Result<(i64, Bytes), ApiError> {
+    let bad = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
+    let bytes = URL_SAFE_NO_PAD
+        .decode(token.trim_end_matches('='))
+        .map_err(|e| bad(&e.to_string()))?;
+    let token: ContinueToken = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
+    if token.v != "meta.k8s.io/v1" {
+        return Err(bad(&format!(
+            "server does not recognize this encoded version {:?}",
+            token.v
+        )));
+    }
+    if token.rv == 0 {
+        return Err(bad(
+            "incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
+        ));
+    }
+    let start = token.start.strip_suffix('\0').unwrap_or(&token.start);
+    if start.is_empty() || start.contains("..") {
+        return Err(bad("encoded start key empty (version meta.k8s.io/v1)"));
+    }
+    Ok((
+        token.rv,
+        format!("{prefix}{}", start.trim_start_matches('/')).into(),
+    ))
+}
+
+fn continue_expired(error: ApiError) -> ApiError {
+    if error.code != 410 {
+        return error;
+    }
+    ApiError::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
+    )
+}

@@ -1,0 +1,285 @@
+//! Objects between their forms: as stored, as sent, as received.
+//!
+//! Inside the engine an object is a [`Value`] in its storage version with `apiVersion` and `kind`. Stored, it has
+//! no resource version: that is the revision it is stored at.
+
+mod body;
+mod list;
+mod shape;
+
+pub use body::judge_findings;
+pub use body::{DecodeContext, decode_body, decode_options};
+pub use list::ListBody;
+pub use shape::{ListMeta, partial, status_success, table, table_value};
+
+use crate::registry::Resource;
+use crate::request::Encoding;
+use crate::request::negotiate::Shape;
+use bytes::Bytes;
+use machinery::schema::{TypeId, Types};
+use machinery::{Key, Value, codec, meta};
+
+/// A form an object is sent in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Form {
+    pub encoding: Encoding,
+    pub shape: Shape,
+    /// Index of the resource's versions.
+    pub version: usize,
+    /// What of the object a table's rows hold.
+    pub include: Include,
+}
+
+/// `includeObject` of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Include {
+    None,
+    #[default]
+    Metadata,
+    Object,
+}
+
+impl Form {
+    /// The form kept with every entry.
+    pub fn stored_json(resource: &Resource) -> Self {
+        Self {
+            encoding: Encoding::Json,
+            shape: Shape::Object,
+            version: resource.storage,
+            include: Include::Metadata,
+        }
+    }
+
+    /// Whether the form says the same whenever it is made; tables show ages.
+    pub fn is_lasting(self) -> bool {
+        !matches!(self.shape, Shape::Table(_))
+    }
+}
+
+/// A stored object that cannot be read or converted.
+#[derive(Debug, thiserror::Error)]
+pub enum StoredError {
+    #[error("reading a stored {resource}: {detail}")]
+    Decode { resource: String, detail: String },
+    #[error("encoding a {kind}: {detail}")]
+    Encode { kind: String, detail: String },
+    #[error("a stored {resource} is of {api_version}, which is not known")]
+    UnknownVersion { resource: String, api_version: String },
+}
+
+/// Reads what the store holds, in the storage version, with its resource version.
+pub fn decode_stored(resource: &Resource, bytes: &[u8], revision: u64) -> Result<Value, StoredError> {
+    let failed = |detail: String| StoredError::Decode {
+        resource: resource.group_resource.to_string(),
+        detail,
+    };
+    let mut object = if bytes.starts_with(codec::proto::MAGIC) {
+        let envelope = codec::proto::open_envelope(bytes).map_err(|e| failed(e.to_string()))?;
+        let ty = stored_type(resource, &envelope.api_version)?;
+        let mut object =
+            codec::proto::decode(envelope.raw, &resource.types, ty).map_err(|e| failed(e.to_string()))?;
+        set_kind(&mut object, &envelope.api_version, &envelope.kind);
+        object
+    } else {
+        let (api_version, _) = codec::json::peek_kind(bytes).map_err(|e| failed(e.to_string()))?;
+        let ty = stored_type(resource, &api_version)?;
+        codec::json::decode(bytes, &resource.types, ty)
+            .map_err(|e| failed(e.to_string()))?
+            .value
+    };
+    let storage = resource.storage_version();
+    if object.get("apiVersion").and_then(Value::as_str) != Some(&storage.api_version) {
+        object = convert(resource, object, resource.storage);
+    }
+    set_resource_version(&mut object, revision);
+    Ok(object)
+}
+
+/// The bytes the store is to hold. The object's resource version is taken out for the while.
+pub fn encode_stored(resource: &Resource, object: &mut Value) -> Result<Bytes, StoredError> {
+    let version = meta::metadata_mut(object).remove("resourceVersion");
+    let storage = resource.storage_version();
+    let bytes = if resource.built_in {
+        seal(object, &resource.types, storage.ty)
+    } else {
+        Ok(codec::json::to_vec(object))
+    };
+    if let Some(version) = version {
+        meta::metadata_mut(object).insert(Key::from_static("resourceVersion"), version);
+    }
+    bytes.map(Bytes::from)
+}
+
+pub fn set_resource_version(object: &mut Value, revision: u64) {
+    if revision == 0 {
+        meta::metadata_mut(object).remove("resourceVersion");
+    } else {
+        // Revisions are far from 2^63.
+        meta::set_resource_version(object, revision as i64);
+    }
+}
+
+/// The object in another version of its resource.
+pub fn convert(resource: &Resource, object: Value, version: usize) -> Value {
+    let to = &resource.versions[version];
+    if text(&object, "apiVersion") == to.api_version {
+        return object;
+    }
+    let mut object = match resource.strategy.convert(&object, &to.version) {
+        Some(converted) => converted,
+        None => object,
+    };
+    set_kind(&mut object, &to.api_version, &to.kind);
+    object
+}
+
+/// Encodes an object of the storage version.
+pub fn encode(resource: &Resource, object: Value, form: Form) -> Result<Bytes, StoredError> {
+    let (types, ty) = shape_type(resource, form);
+    let object = shaped(resource, object, form, jiff::Timestamp::now());
+    encode_value(&object, form.encoding, types, ty, false)
+}
+
+/// An object of the storage version in the shape and version of a form.
+pub fn shaped(resource: &Resource, object: Value, form: Form, now: jiff::Timestamp) -> Value {
+    match form.shape {
+        Shape::Object => convert(resource, object, form.version),
+        Shape::Partial(version) => partial(object, version),
+        Shape::Table(version) => table_value(resource, [(object, form.include)], version, now, None),
+    }
+}
+
+/// The type of what a form sends. Tables have none: they are only sent as JSON and YAML, which need none.
+pub fn shape_type(resource: &Resource, form: Form) -> (&Types, TypeId) {
+    let own = resource.versions[form.version].ty;
+    match form.shape {
+        Shape::Partial(_) => {
+            let ty = api::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata");
+            (api::types(), ty.unwrap_or(own))
+        }
+        Shape::Object | Shape::Table(_) => (&resource.types, own),
+    }
+}
+
+/// Encodes any object that knows its kind.
+pub fn encode_value(
+    object: &Value,
+    encoding: Encoding,
+    types: &Types,
+    ty: TypeId,
+    pretty: bool,
+) -> Result<Bytes, StoredError> {
+    let mut out = Vec::with_capacity(512);
+    match encoding {
+        Encoding::Json if pretty => {
+            codec::json::encode_pretty(object, &mut out);
+            out.push(b'\n');
+        }
+        Encoding::Json => codec::json::encode(object, &mut out),
+        Encoding::Yaml => codec::yaml::encode(object, &mut out).map_err(|e| StoredError::Encode {
+            kind: text(object, "kind").to_owned(),
+            detail: e.to_string(),
+        })?,
+        Encoding::Protobuf => out = seal(object, types, ty)?,
+    }
+    Ok(out.into())
+}
+
+/// Encodes a `Status`.
+pub fn encode_status(status: &Value, encoding: Encoding, pretty: bool) -> Bytes {
+    api::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.Status")
+        .and_then(|ty| encode_value(status, encoding, api::types(), ty, pretty).ok())
+        // The table is compiled in; this keeps errors flowing if it were ever renamed.
+        .unwrap_or_else(|| codec::json::to_vec(status).into())
+}
+
+/// The object in its protobuf envelope.
+fn seal(object: &Value, types: &Types, ty: TypeId) -> Result<Vec<u8>, StoredError> {
+    let mut out = Vec::with_capacity(512);
+    let kind = text(object, "kind");
+    let start = codec::proto::begin_envelope(text(object, "apiVersion"), kind, &mut out);
+    codec::proto::encode(object, types, ty, &mut out).map_err(|e| StoredError::Encode {
+        kind: kind.to_owned(),
+        detail: e.to_string(),
+    })?;
+    codec::proto::end_envelope(start, &mut out);
+    Ok(out)
+}
+
+/// A bookmark's object: nothing but its version.
+pub fn bookmark(resource: &Resource, form: Form, revision: u64, end_of_initial: bool) -> Bytes {
+    let version = &resource.versions[form.version];
+    let mut object = Value::object();
+    set_kind(&mut object, &version.api_version, &version.kind);
+    set_resource_version(&mut object, revision);
+    object.set_path(&["metadata", "creationTimestamp"], Value::Null);
+    if end_of_initial {
+        object.set_path(&["metadata", "annotations", "k8s.io/initial-events-end"], "true");
+    }
+    let (types, ty) = shape_type(resource, form);
+    let object = match form.shape {
+        Shape::Partial(meta_version) => partial(object, meta_version),
+        Shape::Object => object,
+        Shape::Table(meta_version) => {
+            let mut table = table_value(resource, [], meta_version, jiff::Timestamp::UNIX_EPOCH, None);
+            set_resource_version(&mut table, revision);
+            table
+        }
+    };
+    encode_value(&object, form.encoding, types, ty, false).unwrap_or_else(|error| {
+        tracing::error!(%error, "a bookmark cannot be encoded");
+        Bytes::new()
+    })
+}
+
+/// A length-delimited `WatchEvent` in protobuf.
+pub fn protobuf_frame(kind: &str, object: &[u8]) -> Bytes {
+    // WatchEvent { type = 1, object = 2: RawExtension { raw = 1 } }
+    let mut extension = Vec::with_capacity(object.len() + 8);
+    put_field(&mut extension, 1, object);
+    let mut event = vec![0; 4];
+    put_field(&mut event, 1, kind.as_bytes());
+    put_field(&mut event, 2, &extension);
+    // A frame is limited by what a request may hold, far below 4 GiB.
+    let length = (event.len() - 4) as u32;
+    event[..4].copy_from_slice(&length.to_be_bytes());
+    event.into()
+}
+
+/// A length-delimited protobuf field.
+pub(crate) fn put_field(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+    put_varint(out, u64::from(number << 3 | 2));
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+pub(crate) fn set_kind(object: &mut Value, api_version: &str, kind: &str) {
+    let map = object.make_object();
+    map.insert(Key::from_static("apiVersion"), api_version);
+    map.insert(Key::from_static("kind"), kind);
+}
+
+pub(crate) fn text<'a>(object: &'a Value, key: &str) -> &'a str {
+    object.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn stored_type(resource: &Resource, api_version: &str) -> Result<TypeId, StoredError> {
+    if let Some(version) = resource.versions.iter().find(|v| v.api_version == api_version) {
+        return Ok(version.ty);
+    }
+    let known = machinery::gvk::GroupVersion::parse(api_version)
+        .and_then(|gv| api::kind(&gv.with_kind(&resource.info.kind)))
+        .filter(|_| resource.built_in);
+    known.ok_or_else(|| StoredError::UnknownVersion {
+        resource: resource.group_resource.to_string(),
+        api_version: api_version.to_owned(),
+    })
+}

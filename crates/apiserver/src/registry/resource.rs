@@ -1,0 +1,161 @@
+//! A stored resource: what it is, where its objects stand in the store, and its cache.
+
+use crate::cache::{Cache, Reflector};
+use bytes::Bytes;
+use compact_str::CompactString;
+use machinery::apply::ResetFields;
+use machinery::gvk::GroupResource;
+use machinery::schema::{TypeId, Types};
+use resources::{KindInfo, Strategy};
+use std::sync::Arc;
+
+/// One resource, however many versions serve it.
+pub struct Resource {
+    pub info: KindInfo,
+    pub group_resource: GroupResource,
+    pub singular: CompactString,
+    pub short_names: Vec<CompactString>,
+    pub categories: Vec<CompactString>,
+    /// Where its keys begin: `/registry/pods/`.
+    pub prefix: String,
+    pub strategy: &'static dyn Strategy,
+    pub types: Tables,
+    pub versions: Vec<Version>,
+    /// The version objects are stored in: an index of `versions`.
+    pub storage: usize,
+    /// Stored in the protobuf envelope; otherwise as JSON.
+    pub built_in: bool,
+    /// What the object's own endpoint never lets a manager own.
+    pub reset_fields: ResetFields,
+    pub cache: Cache,
+}
+
+/// The arena a resource's types are in.
+#[derive(Debug, Clone)]
+pub enum Tables {
+    BuiltIn,
+    Own(Arc<Types>),
+}
+
+impl std::ops::Deref for Tables {
+    type Target = Types;
+
+    fn deref(&self) -> &Types {
+        match self {
+            Self::BuiltIn => api::types(),
+            Self::Own(types) => types,
+        }
+    }
+}
+
+/// A served (or only stored) version of a resource.
+#[derive(Debug, Clone)]
+pub struct Version {
+    pub version: CompactString,
+    pub api_version: CompactString,
+    pub kind: CompactString,
+    pub ty: TypeId,
+}
+
+impl Resource {
+    /// Where the objects of a namespace stand, or all if it is empty.
+    pub fn key_prefix(&self, namespace: &str) -> String {
+        if namespace.is_empty() || !self.info.namespaced {
+            self.prefix.clone()
+        } else {
+            format!("{}{namespace}/", self.prefix)
+        }
+    }
+
+    pub fn key(&self, namespace: &str, name: &str) -> Bytes {
+        let mut key = String::with_capacity(self.prefix.len() + namespace.len() + name.len() + 1);
+        key.push_str(&self.prefix);
+        if self.info.namespaced {
+            key.push_str(namespace);
+            key.push('/');
+        }
+        key.push_str(name);
+        key.into()
+    }
+
+    /// Upstream names the kind where it means the resource in some conflicts.
+    pub fn kind_as_resource(&self) -> GroupResource {
+        GroupResource::new(&self.info.group, &self.info.kind)
+    }
+
+    pub fn storage_version(&self) -> &Version {
+        &self.versions[self.storage]
+    }
+
+    /// The index of a version by its name.
+    pub fn version_index(&self, version: &str) -> Option<usize> {
+        self.versions.iter().position(|v| v.version == version)
+    }
+
+    /// The cache, filled.
+    pub async fn ready<'a>(&'a self, reflector: &Reflector) -> store::Result<&'a Cache> {
+        reflector.ensure(self).await?;
+        Ok(&self.cache)
+    }
+}
+
+impl std::fmt::Debug for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Resource({})", self.group_resource)
+    }
+}
+
+/// Resources whose keys do not begin with their own name: upstream's historical exceptions.
+const SPECIAL_PREFIXES: [(&str, &str, &str); 7] = [
+    ("", "endpoints", "services/endpoints"),
+    ("", "nodes", "minions"),
+    ("", "replicationcontrollers", "controllers"),
+    ("", "services", "services/specs"),
+    (
+        "apiextensions.k8s.io",
+        "customresourcedefinitions",
+        "apiextensions.k8s.io/customresourcedefinitions",
+    ),
+    (
+        "apiregistration.k8s.io",
+        "apiservices",
+        "apiregistration.k8s.io/apiservices",
+    ),
+    ("networking.k8s.io", "ingresses", "ingress"),
+];
+
+/// Built-in resources not stored in the first version that serves them.
+const SPECIAL_STORAGE_VERSIONS: [(&str, &str, &str); 6] = [
+    (
+        "admissionregistration.k8s.io",
+        "mutatingadmissionpolicies",
+        "v1beta1",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "mutatingadmissionpolicybindings",
+        "v1beta1",
+    ),
+    ("certificates.k8s.io", "clustertrustbundles", "v1beta1"),
+    ("certificates.k8s.io", "podcertificaterequests", "v1beta1"),
+    ("coordination.k8s.io", "leasecandidates", "v1beta1"),
+    ("resource.k8s.io", "devicetaintrules", "v1alpha3"),
+];
+
+/// Where a built-in resource's keys begin.
+pub fn built_in_prefix(group: &str, resource: &str) -> String {
+    let special = SPECIAL_PREFIXES
+        .iter()
+        .find(|(g, r, _)| *g == group && *r == resource);
+    format!("/registry/{}/", special.map_or(resource, |(_, _, prefix)| prefix))
+}
+
+/// The version a built-in resource is stored in, of those that serve it, the preferred first.
+pub fn built_in_storage_version(group: &str, resource: &str, versions: &[Version]) -> usize {
+    let special = SPECIAL_STORAGE_VERSIONS
+        .iter()
+        .find(|(g, r, _)| *g == group && *r == resource);
+    special
+        .and_then(|(_, _, version)| versions.iter().position(|v| v.version == *version))
+        .unwrap_or(0)
+}
