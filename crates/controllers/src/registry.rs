@@ -50,6 +50,24 @@ pub static ALL: &[Controller] = &[
         start: namespace::start,
     },
     Controller {
+        name: "node-ipam-controller",
+        identity: "node-controller",
+        component: "cidrAllocator",
+        start: node_ipam::start,
+    },
+    Controller {
+        name: "node-lifecycle-controller",
+        identity: "node-controller",
+        component: "node-controller",
+        start: node_lifecycle::start,
+    },
+    Controller {
+        name: "pod-garbage-collector-controller",
+        identity: "pod-garbage-collector",
+        component: "pod-garbage-collector-controller",
+        start: pod_gc::start,
+    },
+    Controller {
         name: "replicaset-controller",
         identity: "replicaset-controller",
         component: "replicaset-controller",
@@ -72,6 +90,18 @@ pub static ALL: &[Controller] = &[
         identity: "service-account-controller",
         component: "service-account-controller",
         start: service_account::start,
+    },
+    Controller {
+        name: "taint-eviction-controller",
+        identity: "node-controller",
+        component: "taint-eviction-controller",
+        start: taint_eviction::start,
+    },
+    Controller {
+        name: "ttl-after-finished-controller",
+        identity: "ttl-after-finished-controller",
+        component: "ttl-after-finished-controller",
+        start: ttl_after_finished::start,
     },
 ];
 
