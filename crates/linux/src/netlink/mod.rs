@@ -62,7 +62,10 @@ pub struct Link {
     pub kind: String,
     pub mtu: u32,
     pub mac: Option<Mac>,
+    /// Switched on.
     pub up: bool,
+    /// Able to carry packets: on, and whatever it hangs on (a pair's other end) as well.
+    pub operational: bool,
     /// Index of the bridge this link is a port of.
     pub master: Option<u32>,
     /// Index of the other end of a pair, in its own namespace.

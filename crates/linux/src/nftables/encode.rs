@@ -109,7 +109,8 @@ impl Encoder {
             Op::AddRule(t, chain, rule) => self.message(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, t, |w| {
                 w.text(2, chain);
                 w.nest(4, |w| {
-                    rule.iter().for_each(|e| w.nest(LIST_ELEM, |w| expression(w, e)))
+                    rule.iter()
+                        .for_each(|e| w.nest(LIST_ELEM, |w| expression(w, t.family, e)))
                 });
             }),
             Op::AddSet(t, set) => {
@@ -349,7 +350,7 @@ fn register(w: &mut Writer, attribute: u16, Reg(number): Reg) {
     w.be32(attribute, REG32_00 + u32::from(number));
 }
 
-fn expression(w: &mut Writer, expr: &Expr) {
+fn expression(w: &mut Writer, table: Family, expr: &Expr) {
     const VERDICT_REGISTER: u32 = 0;
     let name = name(expr);
     w.text(1, name);
@@ -445,10 +446,15 @@ fn expression(w: &mut Writer, expr: &Expr) {
         }
         Expr::Counter => {}
         Expr::Reject(kind) => {
-            let (of, code) = match kind {
-                RejectKind::PortUnreachable => (2, 1),
-                RejectKind::AdminProhibited => (2, 3),
-                RejectKind::TcpReset => (1, 0),
+            // Tables of one family want that family's codes, those of both a code for either.
+            let (of, code) = match (kind, table) {
+                (RejectKind::PortUnreachable, Family::Ip) => (0, 3),
+                (RejectKind::PortUnreachable, Family::Ip6) => (0, 4),
+                (RejectKind::PortUnreachable, _) => (2, 1),
+                (RejectKind::AdminProhibited, Family::Ip) => (0, 13),
+                (RejectKind::AdminProhibited, Family::Ip6) => (0, 1),
+                (RejectKind::AdminProhibited, _) => (2, 3),
+                (RejectKind::TcpReset, _) => (1, 0),
             };
             w.be32(1, of);
             w.u8(2, code);

@@ -30,7 +30,7 @@ use async_trait::async_trait;
 use cri::network::{PodNetwork, PodNetworkError, PodNetworkRequest, PodNetworkStatus};
 use ipnet::IpNet;
 use linux::namespace::Net;
-use linux::netlink::{LinkChange, LinkKind, Links, Mac, Route, Switch, VethPeer};
+use linux::netlink::{LinkChange, LinkKind, Links, Mac, Neighbour, Route, Switch, VethPeer};
 use linux::nftables::{Batch, Family};
 use parking_lot::Mutex;
 
@@ -227,6 +227,7 @@ impl Inner {
             if let Some(record) = sandboxes.remove(&sandbox) {
                 tracing::info!(sandbox, pod = record.pod, "network of a vanished sandbox removed");
                 self.host.links.delete_link(&record.veth)?;
+                self.forget_neighbours(&record)?;
                 self.records.remove(&sandbox)?;
             }
         }
@@ -426,7 +427,43 @@ impl Inner {
         for via in &gateways {
             add_routes(inside.as_ref(), *via)?;
         }
+        self.introduce(record, &gateways, inside.as_ref())?;
+        // The kernel notices a pair's second end in its own time, up to a second, and the bridge drops frames
+        // until then. To be asked about the link makes it notice at once.
+        if !outside.link(&record.veth)?.is_some_and(|link| link.operational) {
+            tracing::debug!(
+                sandbox = record.sandbox,
+                veth = record.veth,
+                "pod link not operational yet"
+            );
+        }
         self.map_ports(record)
+    }
+
+    /// Tells each side the other's hardware address. Asking for it would cost the first packet time, and up
+    /// to a second of it where somebody has asked in vain for the pod's address just before.
+    fn introduce(&self, record: &Record, gateways: &[IpNet], inside: &dyn Links) -> Result<()> {
+        let (Some(primary), Some(gateway)) = (record.ips.first(), gateways.first()) else {
+            return Ok(());
+        };
+        for ip in &record.ips {
+            let link = self.options.names.bridge();
+            let neighbour = Neighbour {
+                link,
+                address: *ip,
+                mac: mac_for(*primary),
+            };
+            self.host.links.set_neighbour(&neighbour)?;
+        }
+        for via in gateways {
+            let mac = mac_for(gateway.addr());
+            inside.set_neighbour(&Neighbour {
+                link: "eth0".into(),
+                address: via.addr(),
+                mac,
+            })?;
+        }
+        Ok(())
     }
 
     fn map_ports(&self, record: &Record) -> Result<()> {
@@ -455,6 +492,14 @@ impl Inner {
         }
         self.unmap_ports(&record)?;
         Ok(self.records.remove(sandbox)?)
+    }
+
+    fn forget_neighbours(&self, record: &Record) -> linux::Result<()> {
+        let bridge = self.options.names.bridge();
+        record
+            .ips
+            .iter()
+            .try_for_each(|ip| self.host.links.remove_neighbour(&bridge, *ip))
     }
 
     fn unmap_ports(&self, record: &Record) -> Result<()> {

@@ -1,58 +1,47 @@
-//! Plans to elements of sets and maps. Pure.
+//! Plans to elements of sets and maps. Pure but for the places pools remember.
 
 use std::net::IpAddr;
 
-use linux::nftables::{Element, ElementData, Key, Verdict};
+use linux::nftables::{Element, Key, Verdict};
 
-use super::plan::{At, Pool, PortPlan, Source, Target};
+use super::plan::{At, Front, Pool, PortPlan, Source, Target};
 use super::service::Policy;
-use super::table::{Path, PoolChain, SetId, Shape};
+use super::table::{FrontKind, Path, PoolChain, SetId, Shape, StickyPool};
 
 /// What is remembered about a port's pools from one plan to the next.
 pub(super) trait Pools {
-    fn number(&mut self, port: &PortPlan, policy: Policy) -> u32;
     /// The endpoints in the order of their places: whoever stays keeps the place it had, if it still exists.
     fn arrange(&mut self, port: &PortPlan, pool: &Pool) -> Vec<(IpAddr, u16)>;
+    /// Likewise with numbers, for a pool with affinity.
+    fn sticky(&mut self, port: &PortPlan, pool: &Pool) -> StickyPool;
 }
 
-/// What a port puts into the table.
+/// What a Service puts into the table.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     pub(super) elements: Vec<(SetId, Element)>,
     pub(super) chains: Vec<PoolChain>,
+    pub(super) sticky: Vec<StickyPool>,
+}
+
+/// A pool with its endpoints in place.
+enum Placed {
+    Plain(Policy, Vec<(IpAddr, u16)>),
+    Sticky(Policy, StickyPool),
 }
 
 pub(super) fn elements(port: &PortPlan, pools: &mut dyn Pools, wanted: &mut Wanted) {
     wanted.add(SetId::ClusterIps, Element::key(Key::new().ip(port.cluster_ip)));
-    for pool in &port.pools {
-        let number = pools.number(port, pool.policy);
-        let endpoints = pools.arrange(port, pool);
-        wanted.pool(number, pool.affinity.is_some(), &endpoints);
-    }
+    let placed: Vec<Placed> = port
+        .pools
+        .iter()
+        .map(|pool| match pool.affinity {
+            None => Placed::Plain(pool.policy, pools.arrange(port, pool)),
+            Some(_) => Placed::Sticky(pool.policy, pools.sticky(port, pool)),
+        })
+        .collect();
     for front in &port.fronts {
-        let sets = match front.at {
-            At::Address(..) => FrontSets::ADDRESSES,
-            At::NodePort(_) => FrontSets::PORTS,
-        };
-        let key = match front.at {
-            At::Address(ip, number) => Key::new().ip(ip).proto(port.proto).port(number),
-            At::NodePort(number) => Key::new().proto(port.proto).port(number),
-        };
-        if front.source == Source::Masqueraded {
-            wanted.add(sets.masquerade, Element::key(key.clone()));
-        }
-        if let Some(policy) = front.from_inside {
-            let number = pools.number(port, policy);
-            wanted.dispatch(port, policy, number, Path::Inside, &key, sets.inside);
-        }
-        match front.to {
-            Target::Pool(policy) => {
-                let number = pools.number(port, policy);
-                wanted.dispatch(port, policy, number, Path::Anybody, &key, sets.anybody);
-            }
-            Target::Reject => wanted.add(sets.dead, Element::verdict(key, Shape::reject())),
-            Target::Drop => wanted.add(sets.dead, Element::verdict(key, Verdict::Drop)),
-        }
+        wanted.front(port, front, &placed);
     }
     for (ip, number) in &port.hairpin {
         let key = Key::new().ip(*ip).ip(*ip).proto(port.proto).port(*number);
@@ -66,29 +55,16 @@ pub(super) fn elements(port: &PortPlan, pools: &mut dyn Pools, wanted: &mut Want
         }
         wanted.add(SetId::Firewalled, Element::key(front));
     }
-}
-
-/// The sets for fronts of one kind.
-struct FrontSets {
-    anybody: (SetId, SetId),
-    inside: (SetId, SetId),
-    masquerade: SetId,
-    dead: SetId,
-}
-
-impl FrontSets {
-    const ADDRESSES: FrontSets = FrontSets {
-        anybody: (SetId::Fronts, SetId::FrontPools),
-        inside: (SetId::InsideFronts, SetId::InsideFrontPools),
-        masquerade: SetId::Masquerade,
-        dead: SetId::DeadFronts,
-    };
-    const PORTS: FrontSets = FrontSets {
-        anybody: (SetId::Ports, SetId::PortPools),
-        inside: (SetId::InsidePorts, SetId::InsidePortPools),
-        masquerade: SetId::MasqueradePorts,
-        dead: SetId::DeadPorts,
-    };
+    for pool in placed {
+        if let Placed::Sticky(_, pool) = pool {
+            for (place, (number, ..)) in (0u32..).zip(&pool.endpoints) {
+                let key = Key::new().number(pool.number).number(place);
+                let goto = Verdict::Goto(StickyPool::endpoint_chain(*number));
+                wanted.add(SetId::StickyPicks, Element::verdict(key, goto));
+            }
+            wanted.sticky.push(pool);
+        }
+    }
 }
 
 impl Wanted {
@@ -96,52 +72,64 @@ impl Wanted {
         self.elements.push((set, element));
     }
 
-    fn pool(&mut self, number: u32, sticky: bool, endpoints: &[(IpAddr, u16)]) {
-        for (place, (ip, port)) in (0u32..).zip(endpoints) {
-            let key = Key::new().number(number).number(place);
-            if !sticky {
-                self.add(
-                    SetId::Endpoints,
-                    Element::value(key, Key::new().ip(*ip).port(*port)),
-                );
-                continue;
-            }
-            let endpoint = Key::new().number(number).ip(*ip).port(*port);
-            self.add(SetId::StickyEndpoints, Element::value(key, endpoint.clone()));
-            self.add(SetId::Live, Element::key(endpoint));
+    fn front(&mut self, port: &PortPlan, front: &Front, placed: &[Placed]) {
+        let (kind, key) = match front.at {
+            At::Address(ip, number) => (
+                FrontKind::Address,
+                Key::new().ip(ip).proto(port.proto).port(number),
+            ),
+            At::NodePort(number) => (FrontKind::NodePort, Key::new().proto(port.proto).port(number)),
+        };
+        let (masquerade, dead) = match kind {
+            FrontKind::Address => (SetId::Masquerade, SetId::DeadFronts),
+            FrontKind::NodePort => (SetId::MasqueradePorts, SetId::DeadPorts),
+        };
+        if front.source == Source::Masqueraded {
+            self.add(masquerade, Element::key(key.clone()));
+        }
+        if let Some(policy) = front.from_inside {
+            self.dispatch(kind, Path::Inside, policy, &key, placed);
+        }
+        match front.to {
+            Target::Pool(policy) => self.dispatch(kind, Path::Anybody, policy, &key, placed),
+            Target::Reject => self.add(dead, Element::verdict(key, Shape::reject())),
+            Target::Drop => self.add(dead, Element::verdict(key, Verdict::Drop)),
         }
     }
 
-    fn dispatch(
-        &mut self,
-        port: &PortPlan,
-        policy: Policy,
-        number: u32,
-        path: Path,
-        key: &Key,
-        (verdicts, front_pools): (SetId, SetId),
-    ) {
-        let Some(pool) = port.pools.iter().find(|pool| pool.policy == policy) else {
-            return;
+    fn dispatch(&mut self, kind: FrontKind, path: Path, policy: Policy, key: &Key, placed: &[Placed]) {
+        let verdicts = match (path, kind) {
+            (Path::Anybody, FrontKind::Address) => SetId::Fronts,
+            (Path::Anybody, FrontKind::NodePort) => SetId::Ports,
+            (Path::Inside, FrontKind::Address) => SetId::InsideFronts,
+            (Path::Inside, FrontKind::NodePort) => SetId::InsidePorts,
         };
-        let chain = PoolChain {
-            path,
-            endpoints: pool.endpoints.len() as u32,
-            affinity: pool.affinity,
-        };
-        let goto = ElementData::Verdict(Verdict::Goto(chain.name()));
-        self.add(
-            verdicts,
-            Element {
-                key: key.clone(),
-                end: None,
-                data: goto,
-            },
-        );
-        self.add(
-            front_pools,
-            Element::value(key.clone(), Key::new().number(number)),
-        );
-        self.chains.push(chain);
+        for pool in placed {
+            match pool {
+                Placed::Plain(of, endpoints) if *of == policy => {
+                    let chain = PoolChain {
+                        kind,
+                        path,
+                        endpoints: endpoints.len() as u32,
+                    };
+                    self.add(
+                        verdicts,
+                        Element::verdict(key.clone(), Verdict::Goto(chain.name())),
+                    );
+                    for (place, (ip, port)) in (0u32..).zip(endpoints) {
+                        let to = Key::new().ip(*ip).port(*port);
+                        self.add(chain.endpoints(), Element::value(key.clone().number(place), to));
+                    }
+                    self.chains.push(chain);
+                }
+                Placed::Sticky(of, pool) if *of == policy => {
+                    self.add(
+                        verdicts,
+                        Element::verdict(key.clone(), Verdict::Goto(pool.chain(path))),
+                    );
+                }
+                _ => {}
+            }
+        }
     }
 }

@@ -13,6 +13,7 @@
 mod elements;
 pub mod endpoints;
 mod health;
+mod places;
 pub mod plan;
 mod run;
 pub mod service;
@@ -20,7 +21,7 @@ pub mod stale;
 pub mod state;
 pub mod table;
 
-pub use run::{ProxyHandle, ProxyOptions, start};
+pub use run::{ProxyHandle, ProxyOptions, Sources, start, start_from};
 
 #[cfg(test)]
 mod tests;

@@ -73,17 +73,18 @@ pub fn start(host: Host, informers: &Informers, options: ProxyOptions) -> ProxyH
         slices: informers.get(),
         node: informers.select(node),
     };
-    start_with(host, sources, options)
+    start_from(host, sources, options)
 }
 
-/// What the proxy listens to.
-pub(super) struct Sources {
-    pub(super) services: Informer<Service>,
-    pub(super) slices: Informer<EndpointSlice>,
-    pub(super) node: Informer<Node>,
+/// The informers the proxy listens to; of nodes, its own alone is enough.
+pub struct Sources {
+    pub services: Informer<Service>,
+    pub slices: Informer<EndpointSlice>,
+    pub node: Informer<Node>,
 }
 
-pub(super) fn start_with(host: Host, sources: Sources, options: ProxyOptions) -> ProxyHandle {
+/// Starts the proxy on informers of the caller's.
+pub fn start_from(host: Host, sources: Sources, options: ProxyOptions) -> ProxyHandle {
     let stop = CancellationToken::new();
     let (tell, synced) = watch::channel(false);
     let states = options
@@ -273,6 +274,7 @@ impl Proxy {
         }
         self.commit(batch).await?;
         self.rebuild = false;
+        self.delete_gone().await;
         tracing::debug!(services = keys.len(), took = ?begun.elapsed(), "service rules written");
         self.delete_stale(stale).await;
         Ok(())
@@ -311,6 +313,18 @@ impl Proxy {
         let ruleset = self.host.ruleset.clone();
         let joined = tokio::task::spawn_blocking(move || ruleset.commit(&batch)).await;
         joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    /// Chains of endpoints that are gone. Not part of the batch before: an older kernel may need a moment to
+    /// see that nothing points at them, and their staying does no harm.
+    async fn delete_gone(&mut self) {
+        for at in 0..self.states.len() {
+            let (gone, batch) = self.states[at].1.take_gone();
+            if let Err(error) = self.commit(batch).await {
+                tracing::debug!(%error, "unused chains stay until the next change");
+                self.states[at].1.put_back(gone);
+            }
+        }
     }
 
     async fn delete_stale(&self, stale: Vec<(IpFamily, UdpFronts)>) {

@@ -5,30 +5,35 @@
 //! counts until it lets go.
 //!
 //! **Invariant:** after a batch of [`State::take_changes`] has been committed, the kernel holds exactly the
-//! elements in `claims`. If a commit fails the caller throws the state's picture away with
+//! elements in `claims`. If a commit fails the caller throws the kernel's picture away with
 //! [`State::rebuild`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use client::ObjectKey;
 use linux::nftables::{Batch, Element, ElementData, Key};
 
-use super::elements::{Pools, Wanted, elements};
-use super::plan::{Pool, PortPlan};
-use super::service::Policy;
-use super::table::{PoolChain, SetId, Shape};
+use super::elements::{Wanted, elements};
+use super::places::Remembered;
+use super::plan::PortPlan;
+use super::table::{PoolChain, SetId, Shape, StickyPool};
 
 pub struct State {
     shape: Shape,
     services: HashMap<ObjectKey, Installed>,
     claims: HashMap<Place, Vec<Claim>>,
     chains: BTreeSet<PoolChain>,
-    /// Chains and places changed since the last batch; a place with the value the kernel has.
-    new_chains: BTreeSet<PoolChain>,
-    touched: BTreeMap<Place, Option<ElementData>>,
-    next_service: u32,
-    next_pool: u32,
+    changes: Changes,
+    next: Numbers,
+}
+
+/// The numbers given out last. None is ever used twice, so that what an old batch left can never be taken
+/// for something new.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    service: u32,
+    pub(super) pool: u32,
+    pub(super) endpoint: u32,
 }
 
 /// A slot in a set: at most one element is there.
@@ -40,23 +45,33 @@ struct Claim {
     data: ElementData,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Installed {
     number: u32,
-    pools: Vec<Known>,
+    memory: Remembered,
     elements: Vec<(Place, ElementData)>,
+    sticky: Vec<StickyPool>,
 }
 
-#[derive(Debug)]
-struct Known {
-    key: PoolKey,
-    number: u32,
-    /// The endpoint at each place.
-    places: Vec<(IpAddr, u16)>,
+/// What the kernel has not heard of yet.
+#[derive(Debug, Default)]
+struct Changes {
+    chains: BTreeSet<PoolChain>,
+    /// Places changed, with the value the kernel has.
+    touched: BTreeMap<Place, Option<ElementData>>,
+    sticky: Vec<StickyPool>,
+    sticky_endpoints: Vec<(StickyPool, (u32, std::net::IpAddr, u16))>,
+    /// To be deleted in a batch of their own: kernels before 6.2 let go of a chain some time after the
+    /// last element that points at it.
+    gone: Gone,
 }
 
-/// A pool of a Service by port name, protocol and policy.
-type PoolKey = (compact_str::CompactString, u8, Policy);
+/// Chains and sets nothing points at any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gone {
+    pools: Vec<u32>,
+    endpoints: Vec<u32>,
+}
 
 /// How much there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,10 +88,8 @@ impl State {
             services: HashMap::new(),
             claims: HashMap::new(),
             chains: BTreeSet::new(),
-            new_chains: BTreeSet::new(),
-            touched: BTreeMap::new(),
-            next_service: 0,
-            next_pool: 0,
+            changes: Changes::default(),
+            next: Numbers::default(),
         }
     }
 
@@ -95,36 +108,23 @@ impl State {
 
     /// Makes a Service be as planned; no ports at all take it away.
     pub fn set(&mut self, service: &ObjectKey, ports: &[PortPlan]) {
-        if ports.is_empty() {
-            if let Some(old) = self.services.remove(service) {
-                self.replace(old.number, old.elements, Vec::new());
-            }
-            return;
+        let mut installed = self.services.remove(service).unwrap_or_default();
+        if installed.number == 0 {
+            self.next.service += 1;
+            installed.number = self.next.service;
         }
-        let mut installed = self.services.remove(service).unwrap_or_else(|| {
-            self.next_service += 1;
-            Installed {
-                number: self.next_service,
-                pools: Vec::new(),
-                elements: Vec::new(),
+        let mut wanted = Wanted::default();
+        installed.memory.round(&mut self.next, |pools| {
+            for port in ports {
+                elements(port, pools, &mut wanted);
             }
         });
-        let mut pools = Remembered {
-            known: &mut installed.pools,
-            next: &mut self.next_pool,
-            used: Vec::new(),
-        };
-        let mut wanted = Wanted::default();
-        for port in ports {
-            elements(port, &mut pools, &mut wanted);
-        }
-        let used = pools.used;
-        installed.pools.retain(|known| used.contains(&known.key));
         for chain in wanted.chains {
             if self.chains.insert(chain) {
-                self.new_chains.insert(chain);
+                self.changes.chains.insert(chain);
             }
         }
+        self.changes.sticky(&installed.sticky, &wanted.sticky);
         let mut new: Vec<(Place, ElementData)> = wanted
             .elements
             .into_iter()
@@ -138,8 +138,11 @@ impl State {
             std::mem::take(&mut installed.elements),
             new.clone(),
         );
-        installed.elements = new;
-        self.services.insert(service.clone(), installed);
+        if !ports.is_empty() {
+            installed.elements = new;
+            installed.sticky = wanted.sticky;
+            self.services.insert(service.clone(), installed);
+        }
     }
 
     /// Both lists are sorted by place; what is in both costs nothing further.
@@ -196,25 +199,34 @@ impl State {
 
     /// Notes what the kernel has at a place before the first change to it.
     fn touch(&mut self, place: &Place) {
-        if !self.touched.contains_key(place) {
+        if !self.changes.touched.contains_key(place) {
             let now = self
                 .claims
                 .get(place)
                 .and_then(|claims| claims.first())
                 .map(|c| c.data.clone());
-            self.touched.insert(place.clone(), now);
+            self.changes.touched.insert(place.clone(), now);
         }
     }
 
     /// The changes since the last call, to be committed as one batch.
     pub fn take_changes(&mut self) -> Batch {
+        let gone = std::mem::take(&mut self.changes.gone);
+        let changes = std::mem::take(&mut self.changes);
+        self.changes.gone = gone;
         let mut batch = Batch::new();
-        for chain in std::mem::take(&mut self.new_chains) {
-            self.shape.add_pool_chain(&mut batch, &chain);
+        for chain in &changes.chains {
+            self.shape.add_pool_chain(&mut batch, chain);
+        }
+        for (pool, endpoint) in &changes.sticky_endpoints {
+            self.shape.add_sticky_endpoint(&mut batch, pool, *endpoint);
+        }
+        for pool in &changes.sticky {
+            self.shape.write_sticky_chains(&mut batch, pool);
         }
         let mut gone: BTreeMap<SetId, Vec<Element>> = BTreeMap::new();
         let mut come: BTreeMap<SetId, Vec<Element>> = BTreeMap::new();
-        for (place, before) in std::mem::take(&mut self.touched) {
+        for (place, before) in changes.touched {
             let after = self
                 .claims
                 .get(&place)
@@ -245,14 +257,38 @@ impl State {
         batch
     }
 
+    /// What nothing points at any more since the last call, with the batch that deletes it.
+    pub fn take_gone(&mut self) -> (Gone, Batch) {
+        let gone = std::mem::take(&mut self.changes.gone);
+        let mut batch = Batch::new();
+        for number in &gone.pools {
+            self.shape.delete_sticky_chains(&mut batch, *number);
+        }
+        for number in &gone.endpoints {
+            self.shape.delete_sticky_endpoint(&mut batch, *number);
+        }
+        (gone, batch)
+    }
+
+    /// The deletion was refused: try again with the next one.
+    pub fn put_back(&mut self, gone: Gone) {
+        self.changes.gone.pools.extend(gone.pools);
+        self.changes.gone.endpoints.extend(gone.endpoints);
+    }
+
     /// The whole table anew, whatever the kernel has.
     pub fn rebuild(&mut self) -> Batch {
-        self.new_chains.clear();
-        self.touched.clear();
+        self.changes = Changes::default();
         let mut batch = Batch::new();
         self.shape.create(&mut batch);
         for chain in &self.chains {
             self.shape.add_pool_chain(&mut batch, chain);
+        }
+        for pool in self.services.values().flat_map(|service| &service.sticky) {
+            for endpoint in &pool.endpoints {
+                self.shape.add_sticky_endpoint(&mut batch, pool, *endpoint);
+            }
+            self.shape.write_sticky_chains(&mut batch, pool);
         }
         let mut all: BTreeMap<SetId, Vec<Element>> = BTreeMap::new();
         for ((set, key, end), claims) in &self.claims {
@@ -272,62 +308,32 @@ impl State {
     }
 }
 
-struct Remembered<'a> {
-    known: &'a mut Vec<Known>,
-    next: &'a mut u32,
-    used: Vec<PoolKey>,
-}
-
-impl Remembered<'_> {
-    fn get(&mut self, port: &PortPlan, policy: Policy) -> &mut Known {
-        let key = (port.name.clone(), port.proto, policy);
-        if !self.used.contains(&key) {
-            self.used.push(key.clone());
+impl Changes {
+    /// From one list of pools with affinity to another. Pools and endpoints are known by their numbers.
+    fn sticky(&mut self, old: &[StickyPool], new: &[StickyPool]) {
+        for pool in new {
+            let before = old.iter().find(|known| known.number == pool.number);
+            if before == Some(pool) {
+                continue;
+            }
+            let known = |number| before.is_some_and(|b| b.endpoints.iter().any(|(n, ..)| *n == number));
+            for endpoint in pool.endpoints.iter().filter(|(number, ..)| !known(*number)) {
+                self.sticky_endpoints.push((pool.clone(), *endpoint));
+            }
+            // A later look in the same batch replaces an earlier one.
+            self.sticky.retain(|earlier| earlier.number != pool.number);
+            self.sticky.push(pool.clone());
         }
-        let at = self
-            .known
-            .iter()
-            .position(|known| known.key == key)
-            .unwrap_or_else(|| {
-                // Never used twice: an affinity entry of an old pool must not speak for a new one.
-                *self.next = self.next.wrapping_add(1);
-                self.known.push(Known {
-                    key,
-                    number: *self.next,
-                    places: Vec::new(),
-                });
-                self.known.len() - 1
-            });
-        &mut self.known[at]
+        for pool in old {
+            let after = new.iter().find(|other| other.number == pool.number);
+            if after.is_none() {
+                self.gone.pools.push(pool.number);
+            }
+            let stays = |number| after.is_some_and(|a| a.endpoints.iter().any(|(n, ..)| *n == number));
+            let numbers = pool.endpoints.iter().map(|(number, ..)| *number);
+            self.gone
+                .endpoints
+                .extend(numbers.filter(|number| !stays(*number)));
+        }
     }
-}
-
-impl Pools for Remembered<'_> {
-    fn number(&mut self, port: &PortPlan, policy: Policy) -> u32 {
-        self.get(port, policy).number
-    }
-
-    fn arrange(&mut self, port: &PortPlan, pool: &Pool) -> Vec<(IpAddr, u16)> {
-        let known = self.get(port, pool.policy);
-        known.places = arrange(&known.places, &pool.endpoints);
-        known.places.clone()
-    }
-}
-
-/// Keeps places, so that one endpoint more or less changes one element and not all behind it.
-fn arrange(old: &[(IpAddr, u16)], new: &[(IpAddr, u16)]) -> Vec<(IpAddr, u16)> {
-    let wanted: HashSet<_> = new.iter().collect();
-    let kept = old
-        .iter()
-        .take(new.len())
-        .map(|e| wanted.contains(e).then_some(*e));
-    let mut places: Vec<Option<(IpAddr, u16)>> = kept.collect();
-    places.resize(new.len(), None);
-    let settled: HashSet<_> = places.iter().flatten().copied().collect();
-    let mut others = new.iter().filter(|e| !settled.contains(*e)).copied();
-    // As many others as there are holes: both lists hold each endpoint once.
-    places
-        .into_iter()
-        .filter_map(|place| place.or_else(|| others.next()))
-        .collect()
 }

@@ -7,50 +7,52 @@
 //!                front in `masquerade`  → mark
 //!                from this node or its pods, front in `inside-fronts` → inside-<n>
 //!                front in `fronts` → pool-<n>          (node ports: to a local address, likewise)
-//! pool-<n>     : front → pool number; pool number . random below n → endpoint; rewrite
-//! pool-<n>-<t> : the same, asking `affinity` first, and noting the choice there for t seconds
+//! pool-<n>     : front . random below n → endpoint; rewrite
 //! filter       : front without endpoints → reject or drop; other ports of cluster IPs → reject
 //! postrouting  : mark → masquerade; an endpoint calling itself → masquerade
 //! ```
 //!
-//! There is one chain per *number of endpoints* and affinity time, not per Service or endpoint; Services
-//! live in maps alone, so a change of one costs a few elements whatever the number of the others.
+//! There is one chain per *number of endpoints*, not per Service or endpoint; Services live in maps alone,
+//! so a change of one costs a few elements whatever the number of the others.
 //!
-//! **Invariant:** an affinity entry is used only while its endpoint is in `live`; a stale one is dropped by
-//! the packet that finds it.
+//! Session affinity cannot be shared like this: a Service port with it has a chain, and each of its
+//! endpoints has one and a set of the clients that belong to it (see [`StickyPool`]).
+//!
+//! What a map gives is never part of another lookup's key: kernels can do it, but `nft list ruleset`
+//! dies on it, and administrators must be able to look at their rules.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use linux::nftables::{
     Batch, Chain, ChainKind, CtKey, DynsetOp, Element, Expr, Family, FibResult, Field, Hook, Key, MetaKey,
-    NatKind, NumgenKind, Reg, RejectKind, Set, SetKind, Table, Verdict, dport, dst, l4proto, priority, src,
+    NatKind, NumgenKind, Op, Reg, RejectKind, Set, SetKind, Table, Verdict, dport, dst, l4proto, priority,
+    src,
 };
 
-use super::service::IpFamily;
+use super::service::{IpFamily, TCP};
 use crate::Names;
 
 /// Which set or map an element belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetId {
     ClusterIps,
-    /// Fronts by address, to chains; and their pools.
+    /// Fronts by address, to chains; and each one's endpoints.
     Fronts,
-    FrontPools,
+    Endpoints,
     /// Node ports likewise.
     Ports,
-    PortPools,
+    PortEndpoints,
     InsideFronts,
-    InsideFrontPools,
+    InsideEndpoints,
     InsidePorts,
-    InsidePortPools,
+    InsidePortEndpoints,
     Masquerade,
     MasqueradePorts,
     DeadFronts,
     DeadPorts,
-    Endpoints,
-    StickyEndpoints,
-    Live,
+    StickyPicks,
     Hairpin,
     Firewalled,
     Allowed,
@@ -59,9 +61,15 @@ pub enum SetId {
 /// A chain that shares traffic among so many endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolChain {
+    pub kind: FrontKind,
     pub path: Path,
     pub endpoints: u32,
-    pub affinity: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontKind {
+    Address,
+    NodePort,
 }
 
 /// For whom a chain chooses.
@@ -74,14 +82,65 @@ pub enum Path {
 
 impl PoolChain {
     pub fn name(&self) -> String {
-        let path = match self.path {
-            Path::Anybody => "pool",
-            Path::Inside => "inside",
-        };
-        match self.affinity {
-            None => format!("{path}-{}", self.endpoints),
-            Some(time) => format!("{path}-{}-{}", self.endpoints, time.as_secs()),
+        let (kind, path) = (self.kind.word(), self.path.word());
+        format!("{path}{kind}-{}", self.endpoints)
+    }
+
+    /// Where its fronts' endpoints are.
+    pub fn endpoints(&self) -> SetId {
+        match (self.path, self.kind) {
+            (Path::Anybody, FrontKind::Address) => SetId::Endpoints,
+            (Path::Anybody, FrontKind::NodePort) => SetId::PortEndpoints,
+            (Path::Inside, FrontKind::Address) => SetId::InsideEndpoints,
+            (Path::Inside, FrontKind::NodePort) => SetId::InsidePortEndpoints,
         }
+    }
+}
+
+impl FrontKind {
+    fn word(self) -> &'static str {
+        match self {
+            FrontKind::Address => "pool",
+            FrontKind::NodePort => "port",
+        }
+    }
+}
+
+impl Path {
+    fn word(self) -> &'static str {
+        match self {
+            Path::Anybody => "",
+            Path::Inside => "inside-",
+        }
+    }
+}
+
+/// A Service port with session affinity: chains and sets of its own.
+///
+/// ```text
+/// sticky-<n>   : from a client in clients-<e> → endpoint-<e>, for each endpoint
+///                n . random → endpoint-<e>
+/// endpoint-<e> : note the client in clients-<e> for its time; rewrite
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StickyPool {
+    pub number: u32,
+    pub time: Duration,
+    /// Each endpoint with its number, by place.
+    pub endpoints: Vec<(u32, IpAddr, u16)>,
+}
+
+impl StickyPool {
+    pub fn chain(&self, path: Path) -> String {
+        format!("{}sticky-{}", path.word(), self.number)
+    }
+
+    pub fn endpoint_chain(endpoint: u32) -> String {
+        format!("endpoint-{endpoint}")
+    }
+
+    pub fn clients(endpoint: u32) -> String {
+        format!("clients-{endpoint}")
     }
 }
 
@@ -108,9 +167,8 @@ pub struct Shape {
     options: TableOptions,
 }
 
-const AFFINITY: &str = "affinity";
 /// Bounds the kernel memory that strangers can make us use.
-const AFFINITY_SIZE: u32 = 262_144;
+const MOST_CLIENTS: u32 = 65_536;
 const LOCAL_ADDRESS: u32 = 2;
 const STATE_NEW: u32 = 1 << 3;
 const DESTINATION_REWRITTEN: u32 = 1 << 5;
@@ -138,20 +196,18 @@ impl Shape {
         match id {
             SetId::ClusterIps => Set::plain("cluster-ips", [a]),
             SetId::Fronts => Set::verdicts("fronts", front),
-            SetId::FrontPools => Set::map("front-pools", front, [Number]),
+            SetId::Endpoints => Set::map("endpoints", [a, Proto, Port, Number], [a, Port]),
             SetId::Ports => Set::verdicts("ports", port),
-            SetId::PortPools => Set::map("port-pools", port, [Number]),
+            SetId::PortEndpoints => Set::map("port-endpoints", [Proto, Port, Number], [a, Port]),
             SetId::InsideFronts => Set::verdicts("inside-fronts", front),
-            SetId::InsideFrontPools => Set::map("inside-front-pools", front, [Number]),
+            SetId::InsideEndpoints => Set::map("inside-endpoints", [a, Proto, Port, Number], [a, Port]),
             SetId::InsidePorts => Set::verdicts("inside-ports", port),
-            SetId::InsidePortPools => Set::map("inside-port-pools", port, [Number]),
+            SetId::InsidePortEndpoints => Set::map("inside-port-endpoints", [Proto, Port, Number], [a, Port]),
             SetId::Masquerade => Set::plain("masquerade", front),
             SetId::MasqueradePorts => Set::plain("masquerade-ports", port),
             SetId::DeadFronts => Set::verdicts("dead-fronts", front),
             SetId::DeadPorts => Set::verdicts("dead-ports", port),
-            SetId::Endpoints => Set::map("endpoints", [Number, Number], [a, Port]),
-            SetId::StickyEndpoints => Set::map("sticky-endpoints", [Number, Number], [Number, a, Port]),
-            SetId::Live => Set::plain("live", [Number, a, Port]),
+            SetId::StickyPicks => Set::verdicts("sticky-picks", [Number, Number]),
             SetId::Hairpin => Set::plain("hairpin", [a, a, Proto, Port]),
             SetId::Firewalled => Set::plain("firewalled", front),
             SetId::Allowed => Set::plain("allowed", [a, Proto, Port, a]).with_kind(SetKind::Interval),
@@ -170,13 +226,6 @@ impl Shape {
         for id in ALL_SETS {
             batch.add_set(&self.table, &self.set(id));
         }
-        let affinity = Set::map(
-            AFFINITY,
-            [Field::Number, self.address],
-            [Field::Number, self.address, Field::Port],
-        )
-        .with_kind(SetKind::Dynamic { size: AFFINITY_SIZE });
-        batch.add_set(&self.table, &affinity);
         for (name, nets) in [
             ("pods", &self.options.cluster_cidrs),
             ("services", &self.options.service_cidrs),
@@ -258,6 +307,13 @@ impl Shape {
         for hook in ["nat-prerouting", "nat-output"] {
             batch.add_rule(&self.table, hook, vec![Expr::jump("services")]);
         }
+        // The node's own callers hear a reset at once, an unreachable port only on their second try.
+        let reset = vec![
+            l4proto(Reg(0)),
+            Expr::eq(Reg(0), [TCP]),
+            Expr::Reject(RejectKind::TcpReset),
+        ];
+        batch.add_rule(&self.table, REJECT, reset);
         batch.add_rule(
             &self.table,
             REJECT,
@@ -445,117 +501,159 @@ impl Shape {
     pub fn add_pool_chain(&self, batch: &mut Batch, chain: &PoolChain) {
         let name = chain.name();
         batch.add_chain(&self.table, Chain::regular(name.clone()));
-        let (by_front, by_port) = match chain.path {
-            Path::Anybody => ("front-pools", "port-pools"),
-            Path::Inside => {
-                // The node's own calls leave with an address the endpoint may not be able to answer.
+        if chain.path == Path::Inside {
+            self.mark_local_callers(batch, &name);
+        }
+        let (front, choice) = match chain.kind {
+            FrontKind::Address => (self.front(), Reg(self.words() + 2)),
+            FrontKind::NodePort => (port(), Reg(2)),
+        };
+        let map = self.set(chain.endpoints()).name;
+        let to = Reg(8);
+        let mut choose = |choice: Expr| {
+            let find = Expr::Map {
+                map: map.clone(),
+                from: Reg(0),
+                to,
+            };
+            let rule = concat([front.clone(), vec![choice, find, self.rewrite(to)]]);
+            batch.add_rule(&self.table, &name, rule);
+        };
+        if chain.endpoints > 1 {
+            choose(any_of(chain.endpoints, choice));
+        }
+        // A change that takes effect between the look-up of the chain and that of the endpoint may have
+        // taken the place away; the first place is always there.
+        choose(any_of(1, choice));
+    }
+
+    /// The chain and set of one endpoint of a pool with affinity.
+    pub fn add_sticky_endpoint(&self, batch: &mut Batch, pool: &StickyPool, endpoint: (u32, IpAddr, u16)) {
+        let (number, ip, port) = endpoint;
+        let (chain, clients) = (StickyPool::endpoint_chain(number), StickyPool::clients(number));
+        let set =
+            Set::plain(clients.clone(), [self.address]).with_kind(SetKind::Dynamic { size: MOST_CLIENTS });
+        batch.add_set(&self.table, &set);
+        batch.add_chain(&self.table, Chain::regular(chain.clone()));
+        batch.add_rule(
+            &self.table,
+            &chain,
+            vec![
+                src(self.family, Reg(0)),
+                Expr::Dynset {
+                    set: clients,
+                    op: DynsetOp::Update,
+                    key: Reg(0),
+                    data: None,
+                    timeout: pool.time,
+                },
+            ],
+        );
+        let to = Reg(8);
+        batch.add_rule(
+            &self.table,
+            &chain,
+            vec![
+                Expr::Immediate {
+                    to,
+                    value: Key::new().ip(ip),
+                },
+                Expr::Immediate {
+                    to: Reg(to.0 + self.words()),
+                    value: Key::new().port(port),
+                },
+                self.rewrite(to),
+            ],
+        );
+    }
+
+    /// Deletes the chain and set of an endpoint that nothing points at any more.
+    pub fn delete_sticky_endpoint(&self, batch: &mut Batch, number: u32) {
+        batch.push(Op::FlushChain(
+            self.table.clone(),
+            StickyPool::endpoint_chain(number),
+        ));
+        batch.push(Op::DeleteChain(
+            self.table.clone(),
+            StickyPool::endpoint_chain(number),
+        ));
+        batch.push(Op::DeleteSet(self.table.clone(), StickyPool::clients(number)));
+    }
+
+    /// The chains of a pool with affinity, as new or in place of what they held.
+    pub fn write_sticky_chains(&self, batch: &mut Batch, pool: &StickyPool) {
+        for path in [Path::Anybody, Path::Inside] {
+            let name = pool.chain(path);
+            batch.add_chain(&self.table, Chain::regular(name.clone()));
+            batch.push(Op::FlushChain(self.table.clone(), name.clone()));
+            if path == Path::Inside {
+                self.mark_local_callers(batch, &name);
+            }
+            for (number, ..) in &pool.endpoints {
                 batch.add_rule(
                     &self.table,
                     &name,
                     vec![
-                        Expr::Fib {
-                            to: Reg(0),
-                            result: FibResult::SourceType,
+                        src(self.family, Reg(0)),
+                        Expr::InSet {
+                            set: StickyPool::clients(*number),
+                            from: Reg(0),
                         },
-                        Expr::eq(Reg(0), LOCAL_ADDRESS.to_ne_bytes()),
-                        Expr::jump("mark"),
+                        Expr::goto(StickyPool::endpoint_chain(*number)),
                     ],
                 );
-                ("inside-front-pools", "inside-port-pools")
             }
-        };
-        let map = |map: &str| Expr::Map {
-            map: map.into(),
-            from: Reg(0),
-            to: Reg(0),
-        };
-        for find in [
-            concat([self.front(), vec![map(by_front)]]),
-            concat([port(), vec![map(by_port)]]),
-        ] {
-            for rule in self.choose(find, chain) {
-                batch.add_rule(&self.table, &name, rule);
-            }
+            batch.add_rule(
+                &self.table,
+                &name,
+                vec![
+                    Expr::Immediate {
+                        to: Reg(0),
+                        value: Key::new().number(pool.number),
+                    },
+                    any_of(pool.endpoints.len() as u32, Reg(1)),
+                    verdict("sticky-picks"),
+                ],
+            );
         }
     }
 
-    /// The rules that follow once `find` has put the pool's number into the first register.
-    fn choose(&self, find: Vec<Expr>, chain: &PoolChain) -> Vec<Vec<Expr>> {
-        let w = self.words();
-        let any = match chain.endpoints {
-            1 => Expr::Immediate {
-                to: Reg(1),
-                value: Key::new().number(0),
-            },
-            n => Expr::Numgen {
-                to: Reg(1),
-                modulus: n,
-                kind: NumgenKind::Random,
-            },
+    pub fn delete_sticky_chains(&self, batch: &mut Batch, number: u32) {
+        let pool = StickyPool {
+            number,
+            time: Duration::ZERO,
+            endpoints: Vec::new(),
         };
-        let rewrite = |address: Reg| Expr::Nat {
+        for path in [Path::Anybody, Path::Inside] {
+            batch.push(Op::FlushChain(self.table.clone(), pool.chain(path)));
+            batch.push(Op::DeleteChain(self.table.clone(), pool.chain(path)));
+        }
+    }
+
+    /// The node's own calls leave with an address the endpoint may not be able to answer.
+    fn mark_local_callers(&self, batch: &mut Batch, chain: &str) {
+        batch.add_rule(
+            &self.table,
+            chain,
+            vec![
+                Expr::Fib {
+                    to: Reg(0),
+                    result: FibResult::SourceType,
+                },
+                Expr::eq(Reg(0), LOCAL_ADDRESS.to_ne_bytes()),
+                Expr::jump("mark"),
+            ],
+        );
+    }
+
+    fn rewrite(&self, address: Reg) -> Expr {
+        let port = Some(Reg(address.0 + self.words()));
+        Expr::Nat {
             kind: NatKind::Destination,
             family: self.family,
             address,
-            port: Some(Reg(address.0 + w)),
-        };
-        let Some(time) = chain.affinity else {
-            let pick = Expr::Map {
-                map: "endpoints".into(),
-                from: Reg(0),
-                to: Reg(2),
-            };
-            return vec![concat([find, vec![any, pick, rewrite(Reg(2))]])];
-        };
-        // pool . caller in front, pool . address . port behind it.
-        let chosen = Reg(1 + w);
-        let caller = src(self.family, Reg(1));
-        let note = |op| Expr::Dynset {
-            set: AFFINITY.into(),
-            op,
-            key: Reg(0),
-            data: (op != DynsetOp::Delete).then_some(chosen),
-            timeout: time,
-        };
-        let known = vec![
-            caller.clone(),
-            Expr::Map {
-                map: AFFINITY.into(),
-                from: Reg(0),
-                to: chosen,
-            },
-        ];
-        let stick = vec![
-            Expr::InSet {
-                set: "live".into(),
-                from: chosen,
-            },
-            note(DynsetOp::Update),
-            rewrite(Reg(2 + w)),
-        ];
-        let forget = vec![
-            Expr::NotInSet {
-                set: "live".into(),
-                from: chosen,
-            },
-            note(DynsetOp::Delete),
-        ];
-        let pick = vec![
-            any,
-            Expr::Map {
-                map: "sticky-endpoints".into(),
-                from: Reg(0),
-                to: chosen,
-            },
-            caller,
-            note(DynsetOp::Update),
-            rewrite(Reg(2 + w)),
-        ];
-        vec![
-            concat([find.clone(), known.clone(), stick]),
-            concat([find.clone(), known, forget]),
-            concat([find, pick]),
-        ]
+            port,
+        }
     }
 
     /// `address . proto . port` of the destination, from the first register on.
@@ -584,27 +682,39 @@ impl Shape {
     }
 }
 
-const ALL_SETS: [SetId; 19] = [
+const ALL_SETS: [SetId; 17] = [
     SetId::ClusterIps,
     SetId::Fronts,
-    SetId::FrontPools,
+    SetId::Endpoints,
     SetId::Ports,
-    SetId::PortPools,
+    SetId::PortEndpoints,
     SetId::InsideFronts,
-    SetId::InsideFrontPools,
+    SetId::InsideEndpoints,
     SetId::InsidePorts,
-    SetId::InsidePortPools,
+    SetId::InsidePortEndpoints,
     SetId::Masquerade,
     SetId::MasqueradePorts,
     SetId::DeadFronts,
     SetId::DeadPorts,
-    SetId::Endpoints,
-    SetId::StickyEndpoints,
-    SetId::Live,
+    SetId::StickyPicks,
     SetId::Hairpin,
     SetId::Firewalled,
     SetId::Allowed,
 ];
+
+fn any_of(endpoints: u32, to: Reg) -> Expr {
+    match endpoints {
+        1 => Expr::Immediate {
+            to,
+            value: Key::new().number(0),
+        },
+        modulus => Expr::Numgen {
+            to,
+            modulus,
+            kind: NumgenKind::Random,
+        },
+    }
+}
 
 fn concat<const N: usize>(parts: [Vec<Expr>; N]) -> Vec<Expr> {
     parts.into_iter().flatten().collect()

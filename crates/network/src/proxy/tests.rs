@@ -361,6 +361,16 @@ fn check_same(kernel: &Recorder, state: &mut State) {
     for set in &mut wanted.sets {
         assert_eq!(now.set(&set.name).unwrap().elements, set.elements, "{}", set.name);
     }
+    assert_eq!(now.sets.len(), wanted.sets.len());
+    for chain in &wanted.chains {
+        assert_eq!(
+            now.chain(&chain.name).unwrap().rules,
+            chain.rules,
+            "{}",
+            chain.name
+        );
+    }
+    assert_eq!(now.chains.len(), wanted.chains.len());
 }
 
 #[test]
@@ -386,6 +396,7 @@ fn changes_add_up_to_what_a_rebuild_makes() {
     for (name, plans) in steps {
         state.set(&key(name), &plans);
         kernel.commit(&state.take_changes()).unwrap();
+        kernel.commit(&state.take_gone().1).unwrap();
         check_same(&kernel, &mut state);
     }
     assert_eq!(state.size().elements, 0);
