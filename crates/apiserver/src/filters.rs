@@ -1,7 +1,8 @@
 //! What every request passes before it is handled, in upstream's order: panics are caught, time is limited, the
-//! caller is known, the caller may.
+//! caller is known (and perhaps acts as somebody else), the caller may.
 
 use crate::handlers::{self, Exchange, attributes};
+use crate::impersonate;
 use crate::request::{Output, Query, RequestInfo, negotiate, query};
 use crate::respond;
 use crate::server::Core;
@@ -64,7 +65,8 @@ async fn known(
     let path = query::decode_path(request.uri().path());
     let info = RequestInfo::parse(request.method(), &path, &query)
         .map_err(|error| ApiError::bad_request(error.to_string()))?;
-    let user = authenticate(&core, &request, &info).await?;
+    let caller = authenticate(&core, &request, &info).await?;
+    let user = impersonate::subject(&core, request.headers(), caller).await?;
     authorize(&core, &attributes(&info, &user, &query)).await?;
     let long = info.is_long_running();
     let exchange = Exchange {

@@ -15,6 +15,7 @@ pub mod connect;
 mod discovery;
 mod filters;
 mod handlers;
+mod impersonate;
 pub mod object;
 mod openapi;
 mod paths;

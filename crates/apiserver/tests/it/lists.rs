@@ -1,0 +1,184 @@
+//! Lists: selectors, pages, versions, shapes.
+
+use super::{Api, MAPS, PODS, pod};
+use serde_json::{Value as Json, json};
+
+fn names(list: &Json) -> Vec<&str> {
+    list["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|i| i["metadata"]["name"].as_str().expect("name"))
+        .collect()
+}
+
+#[tokio::test]
+async fn selectors_select() {
+    let api = Api::start().await;
+    for (name, label) in [("a", "1"), ("b", "2"), ("c", "1")] {
+        api.config_map(name, label).await;
+    }
+    let check = |query: &'static str, expect: &'static [&'static str]| {
+        let api = &api;
+        async move {
+            let list = api.get(&format!("{MAPS}?{query}")).await.ok();
+            assert_eq!(list["kind"], "ConfigMapList");
+            assert_eq!(names(&list), expect, "{query}");
+        }
+    };
+    check("", &["a", "b", "c"]).await;
+    check("labelSelector=l%3D1", &["a", "c"]).await;
+    check("labelSelector=l%20notin%20(1)", &["b"]).await;
+    check("fieldSelector=metadata.name%3Db", &["b"]).await;
+    check("fieldSelector=metadata.name!%3Db", &["a", "c"]).await;
+    let unknown = api.get(&format!("{MAPS}?fieldSelector=data.k%3Dv")).await;
+    assert_eq!(unknown.status.as_u16(), 400);
+    assert_eq!(
+        api.get("/api/v1/namespaces/none/configmaps").await.ok()["items"],
+        json!([])
+    );
+    assert_eq!(
+        names(&api.get("/api/v1/configmaps?labelSelector=l").await.ok()).len(),
+        3
+    );
+}
+
+#[tokio::test]
+async fn pages_are_of_one_moment() {
+    let api = Api::start().await;
+    for i in 0..7 {
+        api.config_map(&format!("m{i}"), "1").await;
+    }
+    let first = api.get(&format!("{MAPS}?limit=3")).await.ok();
+    assert_eq!(names(&first), ["m0", "m1", "m2"]);
+    assert_eq!(first["metadata"]["remainingItemCount"], 4);
+    // What happens between two pages is not seen by the second.
+    api.config_map("m3a", "1").await;
+    api.delete(&format!("{MAPS}/m4"), Json::Null).await.ok();
+    api.patch(
+        &format!("{MAPS}/m5"),
+        "merge-patch+json",
+        json!({"data": {"k": "new"}}),
+    )
+    .await
+    .ok();
+    let token = first["metadata"]["continue"].as_str().expect("token");
+    let second = api.get(&format!("{MAPS}?limit=3&continue={token}")).await.ok();
+    assert_eq!(names(&second), ["m3", "m4", "m5"]);
+    assert_eq!(second["items"][2]["data"]["k"], "v");
+    assert_eq!(
+        second["metadata"]["resourceVersion"],
+        first["metadata"]["resourceVersion"]
+    );
+    let token = second["metadata"]["continue"].as_str().expect("token");
+    let third = api.get(&format!("{MAPS}?limit=3&continue={token}")).await.ok();
+    assert_eq!(names(&third), ["m6"]);
+    assert!(third["metadata"]["continue"].is_null());
+    assert_eq!(
+        api.get(&format!("{MAPS}?limit=3&continue=x"))
+            .await
+            .status
+            .as_u16(),
+        400
+    );
+}
+
+#[tokio::test]
+async fn versions_are_kept_to() {
+    let api = Api::start().await;
+    let a = api.config_map("a", "1").await;
+    let version = a["metadata"]["resourceVersion"]
+        .as_str()
+        .expect("version")
+        .to_owned();
+    api.config_map("b", "1").await;
+    let exact = api
+        .get(&format!(
+            "{MAPS}?resourceVersion={version}&resourceVersionMatch=Exact"
+        ))
+        .await
+        .ok();
+    assert_eq!(names(&exact), ["a"]);
+    assert_eq!(exact["metadata"]["resourceVersion"], version.as_str());
+    let newer = api.get(&format!("{MAPS}?resourceVersion={version}")).await.ok();
+    assert_eq!(names(&newer), ["a", "b"]);
+    let wrong = api.get(&format!("{MAPS}?resourceVersionMatch=Exact")).await;
+    assert_eq!(wrong.status.as_u16(), 422);
+    // History below the compaction is gone, for lists as for pages.
+    let newest: i64 = newer["metadata"]["resourceVersion"]
+        .as_str()
+        .expect("version")
+        .parse()
+        .expect("number");
+    let fresh = Api::start().await;
+    fresh.config_map("x", "1").await;
+    let status = fresh.store.status().await.expect("status");
+    fresh.store.compact(status.revision).await.expect("compacts");
+    let old = fresh
+        .get(&format!("{MAPS}?resourceVersion=2&resourceVersionMatch=Exact"))
+        .await;
+    assert_eq!(old.status.as_u16(), 410);
+    assert_eq!(old.json()["reason"], "Expired");
+    assert!(newest > 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_from_the_future_is_waited_for_and_given_up() {
+    let api = Api::start().await;
+    let answer = api.get(&format!("{MAPS}?resourceVersion=100000")).await;
+    assert_eq!(answer.status.as_u16(), 504);
+    assert_eq!(
+        answer.json()["details"]["causes"][0]["reason"],
+        "ResourceVersionTooLarge"
+    );
+}
+
+#[tokio::test]
+async fn tables_and_metadata_alone() {
+    let api = Api::start().await;
+    api.post(PODS, pod("a")).await.ok();
+    let table = api
+        .get_as(
+            PODS,
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+        )
+        .await
+        .ok();
+    assert_eq!(
+        (table["kind"].as_str(), table["apiVersion"].as_str()),
+        (Some("Table"), Some("meta.k8s.io/v1"))
+    );
+    assert_eq!(table["columnDefinitions"][0]["name"], "Name");
+    assert_eq!(table["rows"][0]["cells"][0], "a");
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    let accept = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+    let partial = api.get_as(PODS, accept).await.ok();
+    assert_eq!(partial["kind"], "PartialObjectMetadataList");
+    assert_eq!(partial["items"][0]["metadata"]["name"], "a");
+    assert!(partial["items"][0]["spec"].is_null());
+}
+
+#[tokio::test]
+async fn collections_are_deleted_by_selection() {
+    let api = Api::start().await;
+    for (name, label) in [("a", "1"), ("b", "2"), ("c", "1")] {
+        api.config_map(name, label).await;
+    }
+    api.delete(&format!("{MAPS}?labelSelector=l%3D1"), Json::Null)
+        .await
+        .ok();
+    assert_eq!(names(&api.get(MAPS).await.ok()), ["b"]);
+}
+
+#[tokio::test]
+async fn protobuf_lists_hold_the_objects() {
+    let api = Api::start().await;
+    api.config_map("a", "1").await;
+    let list = api.get_as(MAPS, "application/vnd.kubernetes.protobuf").await;
+    let envelope = machinery::codec::proto::open_envelope(&list.body).expect("envelope");
+    assert_eq!(envelope.kind, "ConfigMapList");
+    let ty = api::kind(&machinery::gvk::GroupVersionKind::new("", "v1", "ConfigMapList")).expect("table");
+    let value = machinery::codec::proto::decode(envelope.raw, api::types(), ty).expect("decodes");
+    let items = value.get("items").and_then(|i| i.as_array()).expect("items");
+    assert_eq!(machinery::meta::name(&items[0]), "a");
+}

@@ -1,0 +1,125 @@
+//! Discovery, documents, health, and who may ask.
+
+use super::{Api, read};
+use http::Request;
+use machinery::user::UserInfo;
+use serde_json::json;
+use std::sync::Arc;
+use wire::body::Body;
+
+#[tokio::test]
+async fn discovery_says_what_is_served() {
+    let api = Api::start().await;
+    let core = api.get("/api/v1").await.ok();
+    let pods = core["resources"]
+        .as_array()
+        .expect("list")
+        .iter()
+        .find(|r| r["name"] == "pods")
+        .expect("pods")
+        .clone();
+    assert_eq!(pods["shortNames"], json!(["po"]));
+    assert_eq!(pods["storageVersionHash"], "xPOwRZ+Yhw8=");
+    assert!(
+        core["resources"]
+            .as_array()
+            .expect("list")
+            .iter()
+            .any(|r| r["name"] == "pods/eviction" && r["group"] == "policy")
+    );
+    let groups = api.get("/apis").await.ok();
+    assert!(
+        groups["groups"]
+            .as_array()
+            .expect("list")
+            .iter()
+            .any(|g| g["name"] == "apps")
+    );
+    assert_eq!(
+        api.get("/apis/apps").await.ok()["preferredVersion"]["groupVersion"],
+        "apps/v1"
+    );
+    assert_eq!(api.get("/apis/none").await.status.as_u16(), 404);
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let whole = api.get_as("/apis", accept).await;
+    let tag = whole.headers["etag"].clone();
+    let whole = whole.ok();
+    assert_eq!(whole["apiVersion"], "apidiscovery.k8s.io/v2");
+    let again = Request::get("/apis")
+        .header("accept", accept)
+        .header("if-none-match", tag);
+    let again = read(api.send(again.body(Body::empty()).expect("request")).await).await;
+    assert_eq!(again.status.as_u16(), 304);
+}
+
+#[tokio::test]
+async fn health_version_and_documents() {
+    let api = Api::start().await;
+    for path in ["/healthz", "/livez", "/readyz", "/readyz/ping"] {
+        assert_eq!(api.get(path).await.body, "ok", "{path}");
+    }
+    assert!(String::from_utf8_lossy(&api.get("/readyz?verbose").await.body).contains("[+]ping ok"));
+    assert_eq!(api.get("/version").await.ok()["minor"], "36");
+    let v3 = api.get("/openapi/v3").await.ok();
+    assert!(v3["paths"]["apis/apps/v1"]["serverRelativeURL"].is_string());
+    let apps = api.get("/openapi/v3/apis/apps/v1").await.ok();
+    let deployment = &apps["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"];
+    assert_eq!(
+        deployment["x-kubernetes-group-version-kind"][0]["kind"],
+        "Deployment"
+    );
+    assert_eq!(api.get("/openapi/v2").await.ok()["swagger"], "2.0");
+    assert_eq!(api.get("/nothing").await.status.as_u16(), 404);
+}
+
+#[tokio::test]
+async fn rights_are_asked_for() {
+    let mut api = Api::start().await;
+    api.user = Arc::new(UserInfo::authenticated("jane", &[]));
+    api.get("/api/v1/namespaces/default/pods").await.fails(
+        403,
+        r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#,
+    );
+    api.get("/metrics")
+        .await
+        .fails(403, r#"forbidden: User "jane" cannot get path "/metrics""#);
+    assert_eq!(api.get("/healthz").await.body, "ok");
+    let review = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let refused = api
+        .post(
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            review.clone(),
+        )
+        .await;
+    assert_eq!(refused.status.as_u16(), 403);
+    api.user = Arc::new(UserInfo::authenticated("admin", &["system:masters"]));
+    let allowed = api
+        .post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        .await
+        .ok();
+    assert_eq!(allowed["status"]["allowed"], true);
+}
+
+#[tokio::test]
+async fn strangers_see_health_alone() {
+    use tower::{Service as _, ServiceExt as _};
+    let api = Api::start().await;
+    let mut service = api.service.clone();
+    for (path, code) in [
+        ("/healthz", 200),
+        ("/version", 200),
+        ("/api", 401),
+        ("/api/v1/pods", 401),
+        ("/metrics", 401),
+    ] {
+        let request = Request::get(path).body(Body::empty()).expect("request");
+        let response = service
+            .ready()
+            .await
+            .expect("ready")
+            .call(request)
+            .await
+            .expect("answer");
+        assert_eq!(response.status().as_u16(), code, "{path}");
+    }
+}
