@@ -1,36 +1,32 @@
 //! The file under the embedded engine, behind a trait so that tests can tear, fill and lose it.
 //!
-//! The file grows by `fallocate`, so a full disk shows when the file grows and not in the middle of a
-//! commit. The data directory is locked with `flock` on a file of its own, because redb's file is
-//! opened anew after an input/output error while the lock must hold without a gap.
+//! The data directory is locked with `flock` on a file of its own, because the others are opened anew after an
+//! input/output error while the lock must hold without a gap.
 
 use crate::{Error, Result};
 use parking_lot::Mutex;
-use rustix::fs::FallocateFlags;
 use std::fmt::Debug;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Where an embedded store lives. It is opened once at start-up, and again after an input/output error.
+/// The names of the files of a store.
+pub(crate) const TABLES: &str = "store.redb";
+pub(crate) const LOGS: [&str; 2] = ["log.0", "log.1"];
+const LOCK: &str = "lock";
+
+/// Where an embedded store lives: a few named files.
 pub trait Disk: Debug + Send + Sync + 'static {
-    /// The file. An error of kind `NotFound` if there has never been one.
-    fn open(&self) -> io::Result<Box<dyn DiskFile>>;
+    /// A file. An error of kind `NotFound` if there has never been one.
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Makes the file with these contents, durable, all or nothing.
-    fn create(&self, contents: &[u8]) -> io::Result<()>;
+    /// Makes a file with these contents, durable, all or nothing.
+    fn create(&self, name: &str, contents: &[u8]) -> io::Result<()>;
 
-    /// After a write failed for lack of space: can the file grow now as it was to grow then?
-    fn has_space(&self) -> io::Result<()>;
-
-    /// What to call it in errors.
-    fn path(&self) -> &Path;
-
-    /// Its size in bytes.
-    fn size(&self) -> u64;
+    /// What to call a file in errors.
+    fn path(&self, name: &str) -> PathBuf;
 
     /// The store is closed; somebody else may have the place.
     fn close(&self) {}
@@ -56,14 +52,9 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// The length the file last failed to grow to, 0 if it did not fail.
-    refused: Arc<AtomicU64>,
     /// Open while locked.
     lock: Mutex<Option<File>>,
 }
-
-const FILE: &str = "store.redb";
-const LOCK: &str = "lock";
 
 impl DataDir {
     /// Makes the directory if need be and locks it.
@@ -96,60 +87,39 @@ impl DataDir {
             Err(TryLockError::Error(source)) => return Err(failed("lock", &lock_path)(source)),
         }
         Ok(Self {
-            path: dir.join(FILE),
-            refused: Arc::default(),
+            path: dir.to_owned(),
             lock: Mutex::new(Some(lock)),
         })
     }
 }
 
 impl Disk for DataDir {
-    fn open(&self) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
-        Ok(Box::new(DataFile {
-            file,
-            refused: self.refused.clone(),
-        }))
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.path.join(name))?;
+        Ok(Box::new(DataFile(file)))
     }
 
-    fn create(&self, contents: &[u8]) -> io::Result<()> {
-        let unfinished = self.path.with_extension("new");
+    fn create(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+        let path = self.path.join(name);
+        let unfinished = path.with_added_extension("new");
         let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
             .open(&unfinished)?;
-        allocate(&file, FallocateFlags::empty(), 0, contents.len() as u64)?;
         file.write_all_at(contents, 0)?;
         file.sync_all()?;
-        std::fs::rename(&unfinished, &self.path)?;
-        match self.path.parent() {
-            // The new name is durable only with its directory.
-            Some(dir) => File::open(dir)?.sync_all(),
-            None => Ok(()),
-        }
+        std::fs::rename(&unfinished, &path)?;
+        // The new name is durable only with its directory.
+        File::open(&self.path)?.sync_all()
     }
 
-    fn has_space(&self) -> io::Result<()> {
-        let wanted = self.refused.load(Ordering::Acquire);
-        let file = OpenOptions::new().write(true).open(&self.path)?;
-        let len = file.metadata()?.len();
-        if wanted > len {
-            // Stays reserved beyond the end of the file, so that the growth to come cannot fail.
-            allocate(&file, FallocateFlags::KEEP_SIZE, len, wanted)?;
-        }
-        self.refused.store(0, Ordering::Release);
-        Ok(())
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn size(&self) -> u64 {
-        // Only a metric; a file that cannot be looked at shows by its other errors.
-        self.path.metadata().map_or(0, |metadata| metadata.len())
+    fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
     }
 
     fn close(&self) {
@@ -157,49 +127,27 @@ impl Disk for DataDir {
     }
 }
 
-/// Reserves the bytes from `from` to `to`. File systems that cannot reserve do nothing.
-fn allocate(file: &File, flags: FallocateFlags, from: u64, to: u64) -> io::Result<()> {
-    match rustix::fs::fallocate(file, flags, from, to - from) {
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
-        other => other.map_err(io::Error::from),
-    }
-}
-
 #[derive(Debug)]
-struct DataFile {
-    file: File,
-    refused: Arc<AtomicU64>,
-}
+struct DataFile(File);
 
 impl DiskFile for DataFile {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(self.0.metadata()?.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, offset)
+        self.0.read_exact_at(out, offset)
     }
 
     fn resize(&self, size: u64) -> io::Result<()> {
-        let old = self.size()?;
-        if size > old
-            && let Err(error) = allocate(&self.file, FallocateFlags::empty(), old, size)
-        {
-            if error.kind() == ErrorKind::StorageFull {
-                self.refused.store(size, Ordering::Release);
-                // A refused reservation may have grown the file part of the way.
-                self.file.set_len(old)?;
-            }
-            return Err(error);
-        }
-        self.file.set_len(size)
+        self.0.set_len(size)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
+        self.0.write_all_at(data, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.0.sync_data()
     }
 }

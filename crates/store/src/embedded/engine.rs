@@ -1,14 +1,16 @@
 //! The [`Store`] that callers hold: reads answered here, changes handed to the writer.
 
-use super::disk::{DataDir, Disk};
+use super::disk::{DataDir, Disk, LOGS, TABLES};
 use super::draft::Draft;
 use super::feed;
 use super::hub::Hub;
 use super::inbox::{Inbox, Request};
 use super::index::{Hits, Index};
-use super::record::Version;
-use super::storage::{Fault, Snapshot, State, Storage, unavailable};
-use super::writer::{Lazy, Writer};
+use super::keeper::{Desk, Keeper, died};
+use super::log::Log;
+use super::record::{Position, Version};
+use super::storage::{Changes, Fault, Snapshot, State, Storage, unavailable};
+use super::writer::{Lazy, Writer, decode};
 use crate::lease::{Lessor, Revoke};
 use crate::{
     Error, GetResponse, Lease, LeaseId, RangeRequest, RangeResponse, Result, Select, Status, Store, Txn,
@@ -30,6 +32,8 @@ pub struct Options {
     pub cache_bytes: usize,
     /// The newest changes held in memory, for watches that catch up and for reads.
     pub recent_bytes: usize,
+    /// Each of the two files of the log. What they hold is in memory too, until the tables have it.
+    pub log_bytes: usize,
     /// A transaction of more bytes is refused.
     pub txn_bytes: usize,
     /// What may wait for one watch before it has to read history.
@@ -41,7 +45,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: 16 << 20,
-            recent_bytes: 4 << 20,
+            recent_bytes: 2 << 20,
+            log_bytes: 2 << 20,
             txn_bytes: 8 << 20,
             watch_records: 4096,
             watch_bytes: 4 << 20,
@@ -53,7 +58,8 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Embedded {
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    /// The writer, and then the keeper, which ends after it.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What the engine, its writer and its watches share.
@@ -65,6 +71,7 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) lessor: Lessor,
     pub(crate) inbox: Inbox,
+    pub(crate) desk: Desk,
 }
 
 /// A range of at most this many keys is answered on the caller's thread.
@@ -87,22 +94,29 @@ impl Embedded {
         options: Options,
     ) -> Result<Self> {
         let load = move || load(disk()?, options);
-        let (shared, state) = tokio::task::spawn_blocking(load)
+        let (shared, state, log) = tokio::task::spawn_blocking(load)
             .await
             .map_err(|error| unavailable("opening was interrupted", Some(Arc::new(error))))??;
         let shared = Arc::new(shared);
         let store = Self {
             shared: shared.clone(),
-            writer: Mutex::new(None),
+            threads: Mutex::new(Vec::new()),
         };
         store.restore_leases(&state);
-        let writer = Writer::new(shared, &state);
-        let thread = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|error| unavailable("cannot start the writer thread", Some(Arc::new(error))))?;
-        *store.writer.lock() = Some(thread);
+        let keeper = Keeper::new(shared.clone(), state.purged_to);
+        let writer = Writer::new(shared, log);
+        store.spawn("store-writer", move || writer.run())?;
+        store.spawn("store-keeper", move || keeper.run())?;
         Ok(store)
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(work)
+            .map_err(|error| unavailable("cannot start a thread", Some(Arc::new(error))))?;
+        self.threads.lock().push(thread);
+        Ok(())
     }
 
     fn restore_leases(&self, state: &State) {
@@ -145,18 +159,26 @@ impl Embedded {
         }
     }
 
-    fn stop(&self) {
+    /// Ends both threads. Blocks until what is under way is done.
+    fn stop(&self) -> impl FnOnce() -> Result<()> + Send + 'static {
         self.shared.inbox.close();
-        let thread = self.writer.lock().take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the store's writer thread panicked");
+        let threads = std::mem::take(&mut *self.threads.lock());
+        move || {
+            let joined: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
+            if joined.iter().all(|joined| joined.is_ok()) {
+                Ok(())
+            } else {
+                Err(died())
+            }
         }
     }
 }
 
 impl Drop for Embedded {
     fn drop(&mut self) {
-        self.stop();
+        if let Err(error) = self.stop()() {
+            tracing::error!(%error, "closing the store");
+        }
     }
 }
 
@@ -249,7 +271,10 @@ impl Store for Embedded {
 
     async fn status(&self) -> Result<Status> {
         self.check_open()?;
-        let size = self.shared.storage.disk().size();
+        let disk = self.shared.storage.disk();
+        let files = [TABLES, LOGS[0], LOGS[1]].map(|name| disk.open(name).and_then(|file| file.size()));
+        // Only a metric: a file that cannot be looked at shows by its other errors.
+        let size = files.into_iter().filter_map(|size| size.ok()).sum();
         let index = self.shared.index.read();
         Ok(Status {
             revision: index.revision,
@@ -261,15 +286,7 @@ impl Store for Embedded {
     }
 
     async fn close(&self) -> Result<()> {
-        self.shared.inbox.close();
-        let thread = self.writer.lock().take();
-        if let Some(thread) = thread {
-            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
-            if !matches!(joined, Ok(Ok(()))) {
-                return Err(unavailable("the writer thread panicked", None));
-            }
-        }
-        Ok(())
+        self.shared.blocking(self.stop()).await
     }
 }
 
@@ -340,54 +357,96 @@ fn decide(shared: &Shared, txn: &Txn) -> Result<TxnResponse, Fault> {
     Draft::new(&index, &Lazy::new(shared), &|id| shared.lessor.exists(id)).txn(txn)
 }
 
+/// Fills in the values. Those on disk are read in the order they lie there.
 fn fetch(
     keys: Vec<(Bytes, Version)>,
     recent: Vec<Option<Bytes>>,
     snapshot: &Snapshot,
 ) -> Result<Vec<crate::KeyValue>, Fault> {
-    let with_value = |((key, version), recent): ((Bytes, Version), Option<Bytes>)| {
-        let value = match recent {
-            Some(value) => value,
-            None => snapshot.required(version.position)?,
-        };
-        Ok(version.with(key, value))
-    };
-    keys.into_iter().zip(recent).map(with_value).collect()
+    let mut missing: Vec<(Position, usize)> = keys
+        .iter()
+        .zip(&recent)
+        .enumerate()
+        .filter(|(_, (_, recent))| recent.is_none())
+        .map(|(place, ((_, version), _))| (version.position, place))
+        .collect();
+    missing.sort_unstable();
+    let mut values: Vec<Bytes> = recent.into_iter().map(Option::unwrap_or_default).collect();
+    snapshot.values(&missing, |place, value| values[place] = value)?;
+    Ok(keys
+        .into_iter()
+        .zip(values)
+        .map(|((key, version), value)| version.with(key, value))
+        .collect())
 }
 
-/// Everything that is done before the store can serve.
-fn load(disk: Arc<dyn Disk>, options: Options) -> Result<(Shared, State)> {
-    let storage = Storage::open(disk, options.cache_bytes)?;
+/// Everything that is done before the store can serve: the tables, then what the log has beyond them.
+fn load(disk: Arc<dyn Disk>, options: Options) -> Result<(Shared, State, Log)> {
+    Log::create(&*disk, options.log_bytes as u64)?;
+    let storage = Storage::open(disk.clone(), options.cache_bytes)?;
     let mut index = Index::new(options.recent_bytes);
     let mut read = || -> Result<State, Fault> {
         let snapshot = storage.snapshot()?;
-        let state = snapshot.state()?;
-        index.compact_revision = state.compact_revision;
-        snapshot.walk(super::record::Position::default(), |entry| {
+        snapshot.walk(Position::default(), |entry| {
             index.load(&entry);
             ControlFlow::Continue(())
         })?;
-        Ok(state)
+        snapshot.state()
     };
-    let state = read().map_err(|fault| match fault {
+    let loaded = |fault| match fault {
         Fault::Failed(error) => error,
         Fault::Shut => unavailable("an input/output error while loading", None),
+    };
+    let mut state = read().map_err(loaded)?;
+    let saved = state.sequence;
+    index.apply(&Changes {
+        compact_revision: Some(state.compact_revision),
+        next_lease: Some(state.next_lease),
+        sequence: Some(saved),
+        ..Changes::default()
+    });
+    index.saved_sequence = saved;
+    let mut sequence = saved;
+    let log = Log::open(disk, state.secret, options.log_bytes as u64, saved, |payload| {
+        sequence += 1;
+        let changes = Changes {
+            sequence: Some(sequence),
+            ..decode(payload)?
+        };
+        for (id, ttl) in &changes.leases {
+            state.leases.retain(|(known, _)| known != id);
+            state.leases.extend(ttl.map(|ttl| (*id, ttl)));
+        }
+        index.apply(&changes);
+        Some(())
     })?;
+    if sequence > saved {
+        let changes = index.unsaved();
+        storage.commit(storage.generation(), &changes).map_err(loaded)?;
+        index.saved(&changes);
+    }
     let hub = Arc::new(Hub::new(
         index.revision,
         options.watch_records,
         options.watch_bytes,
     ));
-    let (lessor, inbox) = (Lessor::default(), Inbox::default());
+    let (index, lessor, inbox, desk) = (
+        RwLock::new(index),
+        Lessor::default(),
+        Inbox::default(),
+        Desk::default(),
+    );
     Ok((
         Shared {
             options,
             storage,
-            index: RwLock::new(index),
+            index,
             hub,
             lessor,
             inbox,
+            desk,
         },
         state,
+        log,
     ))
 }

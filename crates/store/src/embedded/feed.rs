@@ -169,7 +169,7 @@ fn read_piece(shared: &Shared, range: &crate::KeyRange, from: i64) -> Result<Pie
             }
             .into());
         }
-        (shared.storage.snapshot()?, index.revision)
+        (shared.storage.snapshot()?, index.saved_to.revision())
     };
     let mut records = Vec::new();
     let (mut looked_at, mut bytes, mut up_to) = (0, 0, newest);
@@ -177,7 +177,7 @@ fn read_piece(shared: &Shared, range: &crate::KeyRange, from: i64) -> Result<Pie
     snapshot.walk(Position::start_of(from), |entry| {
         let next = entry.at.position.revision();
         if next > newest {
-            // On disk, but not yet told to anybody.
+            // Saved after we looked; memory has it.
             return ControlFlow::Break(());
         }
         if next != revision && (looked_at >= CHUNK_RECORDS || bytes >= CHUNK_BYTES) {

@@ -53,15 +53,19 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
-    /// Everything that waits, after waiting for something unless `busy`. Nothing once closed and empty.
-    pub(crate) fn take(&self, busy: bool) -> Option<Vec<Request>> {
+    /// Takes no more requests and answers none that wait.
+    pub(crate) fn abandon(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.closed = true;
+        waiting.requests.clear();
+    }
+
+    /// Everything that waits, after waiting for something. Nothing once closed and empty.
+    pub(crate) fn take(&self) -> Option<Vec<Request>> {
         let mut waiting = self.waiting.lock();
         while waiting.requests.is_empty() {
             if waiting.closed {
                 return None;
-            }
-            if busy {
-                return Some(Vec::new());
             }
             self.arrived.wait(&mut waiting);
         }

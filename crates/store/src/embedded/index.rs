@@ -4,11 +4,12 @@
 //! record by what each one superseded. So memory grows with the number of keys (some 150 bytes
 //! each) and not with history.
 //!
-//! **Invariant:** everything in here is durable. Only the writer changes it.
+//! **Invariant:** everything in here is durable, in the log if not in the tables.
+//! **Invariant:** what the tables do not have yet is among the newest records kept.
 
 use super::record::{Entry, Position, Record, Version};
-use super::storage::Fault;
-use crate::{FIRST_REVISION, KeyRange, RangeRequest, Select};
+use super::storage::{Changes, Fault};
+use crate::{FIRST_REVISION, KeyRange, LeaseId, RangeRequest, Select};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -26,6 +27,16 @@ pub(crate) struct Index {
     recent: VecDeque<Arc<Record>>,
     recent_weight: usize,
     recent_limit: usize,
+    /// The newest record that is no longer kept.
+    evicted_to: Position,
+    /// The newest frame of the log that is in here.
+    pub(crate) sequence: u64,
+    /// What the tables hold: frames of the log, and records.
+    pub(crate) saved_sequence: u64,
+    pub(crate) saved_to: Position,
+    pub(crate) next_lease: LeaseId,
+    /// Leases the tables do not have yet; nothing for one that is gone.
+    unsaved_leases: Vec<(LeaseId, Option<u64>)>,
 }
 
 /// Where to look up versions before the newest.
@@ -53,6 +64,12 @@ impl Index {
             recent: VecDeque::new(),
             recent_weight: 0,
             recent_limit,
+            evicted_to: Position::default(),
+            sequence: 0,
+            saved_sequence: 0,
+            saved_to: Position::default(),
+            next_lease: 1,
+            unsaved_leases: Vec::new(),
         }
     }
 
@@ -100,7 +117,7 @@ impl Index {
         }
         let mut hits = Hits::default();
         for (key, version) in self.versions(&request.range) {
-            if let Some(version) = at(*version, request.revision, history)? {
+            if let Some(version) = self.at(*version, request.revision, history)? {
                 hits.add(key, version, request);
             }
         }
@@ -116,23 +133,59 @@ impl Index {
         hits
     }
 
-    /// A record that is durable now. Records come in order of position.
-    pub(crate) fn apply(&mut self, record: Arc<Record>) {
-        self.enter(&record.key, record.at);
-        self.stored += (record.key.len() + record.value.len()) as u64;
-        self.recent_weight += record.weight();
-        self.recent.push_back(record);
-        while self.recent_weight > self.recent_limit {
-            let Some(oldest) = self.recent.pop_front() else {
-                break;
-            };
-            self.recent_weight -= oldest.weight();
+    /// What a frame of the log made durable. Records come in order of position.
+    pub(crate) fn apply(&mut self, changes: &Changes) {
+        for record in &changes.records {
+            self.enter(&record.key, record.at);
+            self.stored += (record.key.len() + record.value.len()) as u64;
+            self.recent_weight += record.weight();
+            self.recent.push_back(record.clone());
         }
+        if let Some(revision) = changes.compact_revision {
+            self.compact_revision = revision;
+        }
+        if let Some(next_lease) = changes.next_lease {
+            self.next_lease = next_lease;
+        }
+        self.unsaved_leases.extend(&changes.leases);
+        if let Some(sequence) = changes.sequence {
+            self.sequence = sequence;
+        }
+        self.evict();
+    }
+
+    /// What the tables do not have yet.
+    pub(crate) fn unsaved(&self) -> Changes {
+        let from = self
+            .recent
+            .partition_point(|record| record.at.position <= self.saved_to);
+        Changes {
+            records: self.recent.range(from..).cloned().collect(),
+            compact_revision: Some(self.compact_revision),
+            next_lease: Some(self.next_lease),
+            leases: self.unsaved_leases.clone(),
+            sequence: Some(self.sequence),
+            ..Changes::default()
+        }
+    }
+
+    /// The tables have these now.
+    pub(crate) fn saved(&mut self, changes: &Changes) {
+        if let Some(last) = changes.records.last() {
+            self.saved_to = last.at.position;
+        }
+        if let Some(sequence) = changes.sequence {
+            self.saved_sequence = sequence;
+        }
+        self.unsaved_leases.drain(..changes.leases.len());
+        self.evict();
     }
 
     /// A record met in the start-up scan.
     pub(crate) fn load(&mut self, entry: &Entry<'_>) {
         self.enter(entry.key, entry.at);
+        self.saved_to = entry.at.position;
+        self.evicted_to = entry.at.position;
         self.stored += entry.key.len() as u64 + entry.value_len;
     }
 
@@ -158,14 +211,38 @@ impl Index {
 
     /// All records from a revision on, if memory goes back that far.
     pub(crate) fn recent_from(&self, revision: i64) -> Option<impl Iterator<Item = &Arc<Record>>> {
-        // The oldest one kept may be the rest of a revision, so only what comes after it is whole.
-        let whole_from = match self.recent.front() {
-            Some(oldest) => oldest.revision() + 1,
-            None => self.revision + 1,
-        };
+        // Of the revision evicted last, some records may still be here.
+        let whole_from = self.evicted_to.revision() + 1;
         let start = Position::start_of(revision);
         let from = self.recent.partition_point(|record| record.at.position < start);
         (revision >= whole_from).then(|| self.recent.range(from..))
+    }
+
+    /// The version that stood at `revision`, starting from a newer one.
+    fn at(&self, newest: Version, revision: i64, history: &dyn History) -> Result<Option<Version>, Fault> {
+        let mut version = newest;
+        while version.position.revision() > revision {
+            let before = match self.recent(version.position) {
+                Some(record) => record.prev,
+                None => history.before(version.position)?,
+            };
+            match before {
+                Some(before) => version = before,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(version))
+    }
+
+    fn evict(&mut self) {
+        while self.recent_weight > self.recent_limit
+            && let Some(oldest) = self
+                .recent
+                .pop_front_if(|oldest| oldest.at.position <= self.saved_to)
+        {
+            self.recent_weight -= oldest.weight();
+            self.evicted_to = oldest.at.position;
+        }
     }
 
     fn enter(&mut self, key: &[u8], version: Version) {
@@ -202,16 +279,4 @@ impl Hits {
             self.keys.push((key.clone(), version));
         }
     }
-}
-
-/// The version that stood at `revision`, starting from a newer one.
-fn at(newest: Version, revision: i64, history: &dyn History) -> Result<Option<Version>, Fault> {
-    let mut version = newest;
-    while version.position.revision() > revision {
-        match history.before(version.position)? {
-            Some(before) => version = before,
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(version))
 }

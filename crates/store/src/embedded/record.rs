@@ -1,8 +1,9 @@
 //! One change to one key: how it is addressed, kept in memory and laid out on disk.
 //!
 //! ```text
-//! events[position] = kind · create · version · lease · value length · prev · key · CRC-32
+//! events[position] = create · version · lease · value length · prev · key · CRC-32
 //! values[position] = value · CRC-32
+//! in the log       = position · create · version · lease · prev · key length · key · value length · value
 //! ```
 //!
 //! Numbers are LEB128. Each checksum covers the position too, so a record found in the wrong place is
@@ -156,6 +157,45 @@ pub(crate) fn decode_value(position: Position, sealed: &[u8]) -> Option<Bytes> {
     unseal(position, sealed).map(Bytes::copy_from_slice)
 }
 
+/// Appends the form of a record that the log holds.
+pub(crate) fn log_record(record: &Record, out: &mut Vec<u8>) {
+    put_number(out, record.at.position.0);
+    put_version(out, &record.at);
+    match &record.prev {
+        None => put_number(out, 0),
+        Some(prev) => {
+            put_number(out, prev.position.0);
+            put_version(out, prev);
+        }
+    }
+    for bytes in [&record.key, &record.value] {
+        put_number(out, bytes.len() as u64);
+        out.extend_from_slice(bytes);
+    }
+}
+
+/// Takes a record from the front of what the log holds.
+pub(crate) fn unlog_record(rest: &mut &[u8]) -> Option<Record> {
+    let position = Position(take_number(rest)?);
+    let at = take_version(rest, position)?;
+    let prev = match take_number(rest)? {
+        0 => None,
+        prev => Some(take_version(rest, Position(prev))?),
+    };
+    let mut bytes = || -> Option<Bytes> {
+        let len = take_number(rest)?;
+        let (taken, left) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+        *rest = left;
+        Some(Bytes::copy_from_slice(taken))
+    };
+    Some(Record {
+        key: bytes()?,
+        value: bytes()?,
+        at,
+        prev,
+    })
+}
+
 fn put_version(out: &mut Vec<u8>, version: &Version) {
     put_number(out, version.create_revision.unsigned_abs());
     put_number(out, version.version.unsigned_abs());
@@ -172,7 +212,7 @@ fn take_version(rest: &mut &[u8], position: Position) -> Option<Version> {
     })
 }
 
-fn put_number(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put_number(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -180,7 +220,7 @@ fn put_number(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-fn take_number(rest: &mut &[u8]) -> Option<u64> {
+pub(crate) fn take_number(rest: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let (byte, tail) = rest.split_first()?;
@@ -247,7 +287,15 @@ mod tests {
                 (&record.key[..], record.at, record.prev)
             );
             assert_eq!(entry.value_len, 5);
-            assert_eq!(decode_value(record.at.position, &value), Some(record.value));
+            assert_eq!(
+                decode_value(record.at.position, &value),
+                Some(record.value.clone())
+            );
+            let mut logged = Vec::new();
+            log_record(&record, &mut logged);
+            let mut rest = &logged[..];
+            assert_eq!(unlog_record(&mut rest), Some(record));
+            assert!(rest.is_empty());
         }
     }
 

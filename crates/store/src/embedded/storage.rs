@@ -1,14 +1,16 @@
-//! The tables on disk, in `redb`: history as a log by position, and the little state beside it.
+//! The tables on disk, in `redb`: history by position, and the little state beside it.
 //!
 //! Both big tables are only ever appended to and thinned out by compaction, so a commit writes the right edge of
 //! two trees however many keys there are. What is current is known from memory (`index`).
 //!
+//! They trail the log (`log`), which makes commits here few and big, so each also saves what `redb`
+//! needs to open quickly after a crash.
+//!
 //! An input/output error makes `redb` refuse everything until it is opened anew. Whoever meets that calls
-//! [`Storage::reopen`]; the count of openings tells the writer to look for what a failed commit
-//! may have left behind. A panic inside `redb` (it asserts on damaged pages) is caught and reported
+//! [`Storage::reopen`]. A panic inside `redb` (it asserts on damaged pages) is caught and reported
 //! as corruption.
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, TABLES};
 use super::index::History;
 use super::record::{
     Entry, Position, Record, Version, decode_event, decode_value, encode_event, encode_value,
@@ -19,6 +21,7 @@ use parking_lot::{Mutex, RwLock};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 use redb::{TableDefinition, WriteTransaction};
 use std::cell::OnceCell;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,6 +41,8 @@ const FORMAT_KEY: &str = "format";
 const COMPACT_KEY: &str = "compact-revision";
 const PURGED_KEY: &str = "purged-to";
 const NEXT_LEASE_KEY: &str = "next-lease";
+const SEQUENCE_KEY: &str = "log-sequence";
+const SECRET_KEY: &str = "log-secret";
 
 /// What one commit makes durable.
 #[derive(Debug, Default)]
@@ -45,30 +50,25 @@ pub(crate) struct Changes {
     pub(crate) records: Vec<Arc<Record>>,
     pub(crate) compact_revision: Option<i64>,
     pub(crate) next_lease: Option<LeaseId>,
-    pub(crate) leases_granted: Vec<(LeaseId, u64)>,
-    pub(crate) leases_revoked: Vec<LeaseId>,
+    /// A lease and its seconds to live, or nothing if it is gone; later ones count.
+    pub(crate) leases: Vec<(LeaseId, Option<u64>)>,
+    /// Everything up to this frame of the log is in the tables.
+    pub(crate) sequence: Option<u64>,
     /// Records that compaction removes, and how far that has got.
     pub(crate) purge: Vec<Position>,
     pub(crate) purged_to: Option<Position>,
 }
 
-impl Changes {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
-            && self.compact_revision.is_none()
-            && self.leases_granted.is_empty()
-            && self.leases_revoked.is_empty()
-            && self.purged_to.is_none()
-    }
-}
-
-/// The state beside the log.
+/// The state beside history.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) compact_revision: i64,
     pub(crate) purged_to: Position,
     pub(crate) next_lease: LeaseId,
     pub(crate) leases: Vec<(LeaseId, u64)>,
+    pub(crate) sequence: u64,
+    /// What checksums of the log start from.
+    pub(crate) secret: u32,
 }
 
 /// Why an access failed.
@@ -153,7 +153,7 @@ impl Storage {
         let database = std::mem::replace(&mut opened.database, Err(Error::Closed));
         drop(opened);
         if catch_unwind(AssertUnwindSafe(move || drop(database))).is_err() {
-            tracing::warn!(path = %self.disk.path().display(), "store was not closed cleanly, the next start checks it");
+            tracing::warn!(path = %self.disk.path(TABLES).display(), "store was not closed cleanly, the next start checks it");
         }
         self.disk.close();
     }
@@ -171,9 +171,8 @@ impl Storage {
             let values = transaction.open_table(VALUES)?;
             Ok((transaction, values))
         })?;
-        let (generation, disk) = (opened.generation, self.disk.clone());
+        let disk = self.disk.clone();
         Ok(Snapshot {
-            generation,
             disk,
             values,
             events: OnceCell::new(),
@@ -193,7 +192,8 @@ impl Storage {
             return Err(Fault::Shut);
         }
         self.guarded(|| {
-            let transaction = database.begin_write()?;
+            let mut transaction = database.begin_write()?;
+            transaction.set_quick_repair(true);
             let purged = write(&transaction, changes)?;
             transaction.commit()?;
             Ok(purged)
@@ -201,7 +201,7 @@ impl Storage {
     }
 
     fn guarded<T>(&self, access: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Fault> {
-        guarded(&|| self.disk.path().to_owned(), access)
+        guarded(&|| self.disk.path(TABLES), access)
     }
 }
 
@@ -215,7 +215,6 @@ impl std::fmt::Debug for Storage {
 
 /// The log as it was when the snapshot was taken. Keeping it keeps pages of the file from reuse.
 pub(crate) struct Snapshot {
-    pub(crate) generation: u64,
     disk: Arc<dyn Disk>,
     values: ReadOnlyTable<u64, &'static [u8]>,
     events: OnceCell<ReadOnlyTable<u64, &'static [u8]>>,
@@ -241,6 +240,46 @@ impl Snapshot {
     /// A value that must be there.
     pub(crate) fn required(&self, position: Position) -> Result<Bytes, Fault> {
         self.value(position)?.ok_or_else(|| self.lost(position))
+    }
+
+    /// Many values that must be there, by ascending position.
+    pub(crate) fn values(
+        &self,
+        wanted: &[(Position, usize)],
+        mut found: impl FnMut(usize, Bytes),
+    ) -> Result<(), Fault> {
+        let [(first, _), .., (last, _)] = wanted else {
+            return wanted
+                .iter()
+                .try_for_each(|(position, place)| Ok(found(*place, self.required(*position)?)));
+        };
+        // Reading past what is not wanted is cheaper than looking each one up, unless little is wanted.
+        let span = (last.revision() - first.revision()).unsigned_abs() as usize;
+        if span / 8 > wanted.len() {
+            return wanted
+                .iter()
+                .try_for_each(|(position, place)| Ok(found(*place, self.required(*position)?)));
+        }
+        let mut wanted = wanted.iter().peekable();
+        let bad = self.guarded(|| {
+            for row in self.values.range(first.0..=last.0)? {
+                let (position, sealed) = row?;
+                let position = Position(position.value());
+                match wanted.peek() {
+                    Some((next, _)) if *next < position => return Ok(Some(*next)),
+                    Some((next, place)) if *next == position => {
+                        let Some(value) = decode_value(position, sealed.value()) else {
+                            return Ok(Some(position));
+                        };
+                        found(*place, value);
+                        wanted.next();
+                    }
+                    _ => {}
+                }
+            }
+            Ok(wanted.peek().map(|(position, _)| *position))
+        })?;
+        bad.map_or(Ok(()), |position| Err(self.corrupt("value", position)))
     }
 
     /// A value that should be there is not.
@@ -284,6 +323,8 @@ impl Snapshot {
                 purged_to: Position(number(PURGED_KEY)?),
                 next_lease: (number(NEXT_LEASE_KEY)? as LeaseId).max(1),
                 leases,
+                sequence: number(SEQUENCE_KEY)?,
+                secret: number(SECRET_KEY)? as u32,
             })
         })
     }
@@ -319,13 +360,13 @@ impl Snapshot {
             position.0
         );
         Fault::Failed(Error::Corrupt {
-            path: self.disk.path().to_owned(),
+            path: self.disk.path(TABLES),
             detail,
         })
     }
 
     fn guarded<T>(&self, access: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Fault> {
-        guarded(&|| self.disk.path().to_owned(), access)
+        guarded(&|| self.disk.path(TABLES), access)
     }
 }
 
@@ -362,7 +403,7 @@ impl redb::StorageBackend for Backend {
 }
 
 fn open_database(disk: &Arc<dyn Disk>, cache_bytes: usize) -> Result<Database> {
-    let path = || disk.path().to_owned();
+    let path = || disk.path(TABLES);
     let failed = |operation| {
         move |source: io::Error| match source.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::NoSpace { path: path() },
@@ -373,10 +414,10 @@ fn open_database(disk: &Arc<dyn Disk>, cache_bytes: usize) -> Result<Database> {
             },
         }
     };
-    let file = match disk.open() {
+    let file = match disk.open(TABLES) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            disk.create(&blank(&path)?).map_err(failed("create"))?;
-            disk.open().map_err(failed("open"))?
+            disk.create(TABLES, &blank(&path)?).map_err(failed("create"))?;
+            disk.open(TABLES).map_err(failed("open"))?
         }
         other => other.map_err(failed("open"))?,
     };
@@ -415,7 +456,12 @@ fn blank(path: &dyn Fn() -> PathBuf) -> Result<Vec<u8>> {
         transaction.open_table(EVENTS)?;
         transaction.open_table(VALUES)?;
         transaction.open_table(LEASES)?;
-        transaction.open_table(STATE)?.insert(FORMAT_KEY, FORMAT)?;
+        {
+            let mut state = transaction.open_table(STATE)?;
+            state.insert(FORMAT_KEY, FORMAT)?;
+            // Only has to be unknown to clients; nothing the store does depends on it.
+            state.insert(SECRET_KEY, RandomState::new().hash_one(FORMAT) >> 32)?;
+        }
         transaction.commit()?;
         Ok(())
     });
@@ -489,19 +535,20 @@ fn write(transaction: &WriteTransaction, changes: &Changes) -> Result<u64, redb:
             values.remove(position.0)?;
         }
     }
-    if !changes.leases_granted.is_empty() || !changes.leases_revoked.is_empty() {
+    if !changes.leases.is_empty() {
         let mut leases = transaction.open_table(LEASES)?;
-        for (id, ttl) in &changes.leases_granted {
-            leases.insert(id.unsigned_abs(), ttl)?;
-        }
-        for id in &changes.leases_revoked {
-            leases.remove(id.unsigned_abs())?;
+        for (id, ttl) in &changes.leases {
+            match ttl {
+                Some(ttl) => leases.insert(id.unsigned_abs(), ttl)?,
+                None => leases.remove(id.unsigned_abs())?,
+            };
         }
     }
     let numbers = [
         (COMPACT_KEY, changes.compact_revision.map(i64::unsigned_abs)),
         (PURGED_KEY, changes.purged_to.map(|position| position.0)),
         (NEXT_LEASE_KEY, changes.next_lease.map(i64::unsigned_abs)),
+        (SEQUENCE_KEY, changes.sequence),
     ];
     if numbers.iter().any(|(_, number)| number.is_some()) {
         let mut state = transaction.open_table(STATE)?;

@@ -11,6 +11,7 @@ fn small() -> Options {
     Options {
         cache_bytes: 1 << 20,
         recent_bytes: 16 << 10,
+        log_bytes: 32 << 10,
         watch_records: 64,
         watch_bytes: 64 << 10,
         ..Options::default()
