@@ -1,7 +1,9 @@
 //! One file a kind: how it differs from the default [`Strategy`]. Add a kind by adding its file and its line in its
 //! group's list; kinds that are not listed behave as [`strategy::Default`].
 
+pub mod at;
 pub mod fields;
+pub mod ip;
 pub mod pod_spec;
 pub mod strategy;
 
@@ -27,6 +29,7 @@ mod storage;
 
 use std::sync::LazyLock;
 
+pub use at::At;
 pub use strategy::{Column, Context, Grace, KindInfo, Strategy, Subresource};
 
 /// A resource and its strategy.

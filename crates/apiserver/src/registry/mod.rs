@@ -9,10 +9,12 @@ pub mod hooks;
 pub mod meta;
 pub mod read;
 mod resource;
+pub mod service_allocator;
 pub mod update;
 
 pub use hooks::Hooks;
 pub use resource::{Resource, Tables, Version, built_in_prefix, built_in_storage_version};
+pub use service_allocator::ServiceAllocator;
 
 use crate::cache::{Draft, Entry, Meta, Reflector};
 use crate::object;

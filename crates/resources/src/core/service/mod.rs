@@ -1,6 +1,9 @@
 //! Service.
 
 pub mod addresses;
+pub mod allocate;
+mod cluster_ips;
+pub mod families;
 
 use crate::fields::{fill, fill_number, fill_text, list_mut, object_mut, same, text, text_at};
 use crate::strategy::{Context, Strategy, keep};
