@@ -13,6 +13,7 @@ mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
 mod int_or_percent;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;

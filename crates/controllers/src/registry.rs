@@ -44,6 +44,12 @@ pub static ALL: &[Controller] = &[
         start: garbage_collector::start,
     },
     Controller {
+        name: "job-controller",
+        identity: "job-controller",
+        component: "job-controller",
+        start: job::start,
+    },
+    Controller {
         name: "namespace-controller",
         identity: "namespace-controller",
         component: "namespace-controller",
