@@ -47,6 +47,9 @@ pub(crate) async fn run(core: &Core, advertise: Option<&Advertise>) -> Result<()
             .make("scheduling.k8s.io", "priorityclasses", "", &text)
             .await?;
     }
+    // Independent of each other: they share the store's commits.
+    let policy = access::authorization::bootstrap::objects();
+    futures::future::try_join_all(policy.iter().map(|object| maker.policy(object))).await?;
     if let Some(advertise) = advertise {
         maker.kubernetes_service(advertise).await?;
     }
@@ -79,6 +82,38 @@ impl Maker<'_> {
             // Another server of the same store was faster.
             Err(error) if error.reason != Reason::AlreadyExists => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    /// Makes a role or binding of the bootstrap policy, or adds to the stored one what it lacks.
+    async fn policy(&self, wanted: &Value) -> Result<(), ApiError> {
+        use access::authorization::bootstrap;
+        let resource = match wanted.get("kind").and_then(Value::as_str) {
+            Some("ClusterRole") => "clusterroles",
+            Some("ClusterRoleBinding") => "clusterrolebindings",
+            Some("Role") => "roles",
+            _ => "rolebindings",
+        };
+        let group = "rbac.authorization.k8s.io";
+        let (namespace, name) = (machinery::meta::namespace(wanted), machinery::meta::name(wanted));
+        let Some(served) = self.core.routes.resource(group, resource) else {
+            return Ok(());
+        };
+        let stored = match self.core.registry.stored(&served.key(namespace, name)).await? {
+            Some(kv) => {
+                let revision = kv.mod_revision as u64;
+                let object = crate::object::decode_stored(&served, &kv.value, revision);
+                Some(object.map_err(crate::registry::stored_error)?)
+            }
+            None => None,
+        };
+        let text = |object: &Value| String::from_utf8_lossy(&codec::json::to_vec(object)).into_owned();
+        match stored {
+            None => self.make(group, resource, namespace, &text(wanted)).await,
+            Some(stored) => match bootstrap::reconcile(&stored, wanted) {
+                Some(merged) => self.put(group, resource, namespace, &text(&merged)).await,
+                None => Ok(()),
+            },
         }
     }
 

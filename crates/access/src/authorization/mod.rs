@@ -2,6 +2,7 @@
 //! nobody's opinion is a refusal.
 
 pub mod bootstrap;
+pub mod node;
 pub mod rbac;
 
 use crate::Objects;

@@ -10,7 +10,7 @@ use crate::Objects;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keys::{KeyError, PublicKey, SigningKey};
+pub use keys::{KeyError, PublicKey, SigningKey};
 use machinery::clock::Clock;
 use machinery::user::UserInfo;
 use parking_lot::Mutex;
