@@ -6,6 +6,7 @@ pub mod fields;
 pub mod ip;
 pub mod pod_spec;
 pub mod strategy;
+pub mod table;
 
 mod admissionregistration;
 mod apiextensions;

@@ -88,6 +88,13 @@ impl Column {
         }
     }
 
+    pub const fn flag(name: &'static str, description: &'static str) -> Self {
+        Self {
+            kind: "boolean",
+            ..Self::text(name, description)
+        }
+    }
+
     /// Shown with `-o wide` only.
     pub const fn wide(self) -> Self {
         Self { priority: 1, ..self }

@@ -2,10 +2,20 @@
 
 use super::validating_admission_policy::policy_defaults;
 use crate::KindInfo;
-use crate::strategy::Strategy;
+use crate::fields::{list_at, text};
+use crate::strategy::{Column, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct MutatingAdmissionPolicy;
+
+const COLUMNS: [Column; 4] = [
+    Column::NAME,
+    Column::number("Mutations", "Number of mutations."),
+    Column::text("ParamKind", "What its parameters are."),
+    Column::AGE,
+];
 
 impl Strategy for MutatingAdmissionPolicy {
     fn default(&self, object: &mut Value) {
@@ -18,5 +28,24 @@ impl Strategy for MutatingAdmissionPolicy {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let parameters = object
+            .get_path(&["spec", "paramKind"])
+            .map_or(table::UNSET.to_owned(), |kind| {
+                format!("{}/{}", text(kind, "apiVersion"), text(kind, "kind"))
+            });
+        let count = list_at(object, &["spec", "mutations"]).len() as i64;
+        vec![
+            table::name(object),
+            count.into(),
+            parameters.into(),
+            table::age(object, now),
+        ]
     }
 }

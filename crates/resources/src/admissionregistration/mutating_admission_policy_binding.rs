@@ -1,11 +1,21 @@
 //! MutatingAdmissionPolicyBinding.
 
 use super::validating_admission_policy::match_resources;
+use super::validating_admission_policy_binding::parameters;
 use crate::KindInfo;
-use crate::strategy::Strategy;
+use crate::strategy::{Column, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct MutatingAdmissionPolicyBinding;
+
+const COLUMNS: [Column; 4] = [
+    Column::NAME,
+    Column::text("PolicyName", "The policy it binds."),
+    Column::text("ParamRef", "The parameters it is bound with."),
+    Column::AGE,
+];
 
 impl Strategy for MutatingAdmissionPolicyBinding {
     fn default(&self, object: &mut Value) {
@@ -18,5 +28,18 @@ impl Strategy for MutatingAdmissionPolicyBinding {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        vec![
+            table::name(object),
+            table::word(object, &["spec", "policyName"]),
+            parameters(object).into(),
+            table::age(object, now),
+        ]
     }
 }

@@ -2,11 +2,19 @@
 
 use super::validating_webhook_configuration::webhook_defaults;
 use crate::KindInfo;
-use crate::fields::{fill, list_mut, same};
-use crate::strategy::Strategy;
+use crate::fields::{fill, list, list_mut, same};
+use crate::strategy::{Column, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct MutatingWebhookConfiguration;
+
+const COLUMNS: [Column; 3] = [
+    Column::NAME,
+    Column::number("Webhooks", "Number of webhooks."),
+    Column::AGE,
+];
 
 impl Strategy for MutatingWebhookConfiguration {
     fn default(&self, object: &mut Value) {
@@ -28,5 +36,14 @@ impl Strategy for MutatingWebhookConfiguration {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let count = list(object, "webhooks").len() as i64;
+        vec![table::name(object), count.into(), table::age(object, now)]
     }
 }

@@ -1,11 +1,20 @@
 //! ValidatingAdmissionPolicy, and what policies share.
 
 use super::validating_webhook_configuration::{match_defaults, rule_scopes};
-use crate::fields::fill;
-use crate::strategy::Strategy;
+use crate::fields::{fill, list_at, text};
+use crate::strategy::{Column, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct ValidatingAdmissionPolicy;
+
+const COLUMNS: [Column; 4] = [
+    Column::NAME,
+    Column::number("Validations", "Number of validations."),
+    Column::text("ParamKind", "What its parameters are."),
+    Column::AGE,
+];
 
 impl Strategy for ValidatingAdmissionPolicy {
     fn default(&self, object: &mut Value) {
@@ -14,6 +23,25 @@ impl Strategy for ValidatingAdmissionPolicy {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let parameters = object
+            .get_path(&["spec", "paramKind"])
+            .map_or(table::UNSET.to_owned(), |kind| {
+                format!("{}/{}", text(kind, "apiVersion"), text(kind, "kind"))
+            });
+        let count = list_at(object, &["spec", "validations"]).len() as i64;
+        vec![
+            table::name(object),
+            count.into(),
+            parameters.into(),
+            table::age(object, now),
+        ]
     }
 }
 

@@ -1,11 +1,19 @@
 //! ValidatingWebhookConfiguration, and what it shares with MutatingWebhookConfiguration.
 
 use crate::KindInfo;
-use crate::fields::{fill, list_mut, object_mut, same};
-use crate::strategy::Strategy;
+use crate::fields::{fill, list, list_mut, object_mut, same};
+use crate::strategy::{Column, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::{Map, Value};
 
 pub(crate) struct ValidatingWebhookConfiguration;
+
+const COLUMNS: [Column; 3] = [
+    Column::NAME,
+    Column::number("Webhooks", "Number of webhooks."),
+    Column::AGE,
+];
 
 impl Strategy for ValidatingWebhookConfiguration {
     fn default(&self, object: &mut Value) {
@@ -24,6 +32,15 @@ impl Strategy for ValidatingWebhookConfiguration {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let count = list(object, "webhooks").len() as i64;
+        vec![table::name(object), count.into(), table::age(object, now)]
     }
 }
 

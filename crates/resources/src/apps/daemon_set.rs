@@ -1,13 +1,29 @@
 //! DaemonSet.
 
-use crate::fields::{fill, fill_object, fill_text, int_at, same};
+use crate::fields::{entries, fill, fill_object, fill_text, int_at, same};
 use crate::pod_spec;
-use crate::strategy::{Context, Strategy, bump_generation, keep};
+use crate::strategy::{Column, Context, Strategy, bump_generation, keep};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct DaemonSet;
 
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+const COLUMNS: [Column; 11] = [
+    Column::NAME,
+    Column::number("Desired", "Nodes that should run the pod."),
+    Column::number("Current", "Nodes that run it."),
+    Column::number("Ready", "Nodes where it is ready."),
+    Column::number("Up-to-date", "Nodes that run the newest template."),
+    Column::number("Available", "Nodes where it has been ready long enough."),
+    Column::text("Node Selector", "Which nodes are meant."),
+    Column::AGE,
+    Column::text("Containers", "Names of the template's containers.").wide(),
+    Column::text("Images", "Images of the template's containers.").wide(),
+    Column::text("Selector", "Which pods are meant.").wide(),
+];
 
 impl Strategy for DaemonSet {
     fn default(&self, object: &mut Value) {
@@ -45,6 +61,30 @@ impl Strategy for DaemonSet {
         if !same(new, old, &["spec"]) {
             bump_generation(new, old);
         }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let [names, images] = table::template_containers(object);
+        let nodes = object
+            .get_path(&["spec", "template", "spec"])
+            .map(|spec| entries(spec, "nodeSelector"));
+        vec![
+            table::name(object),
+            table::number(object, &["status", "desiredNumberScheduled"]),
+            table::number(object, &["status", "currentNumberScheduled"]),
+            table::number(object, &["status", "numberReady"]),
+            table::number(object, &["status", "updatedNumberScheduled"]),
+            table::number(object, &["status", "numberAvailable"]),
+            table::labels(nodes.unwrap_or_default()),
+            table::age(object, now),
+            names,
+            images,
+            table::selector(object.get_path(&["spec", "selector"])),
+        ]
     }
 }
 

@@ -1,11 +1,24 @@
 //! Deployment.
 
-use crate::fields::{fill, fill_object, fill_text, same};
+use crate::fields::{fill, fill_object, fill_text, int_at, same};
 use crate::pod_spec;
-use crate::strategy::{Context, Strategy, Subresource, bump_generation, default_subresource, keep};
+use crate::strategy::{Column, Context, Strategy, Subresource, bump_generation, default_subresource, keep};
+use crate::table;
+use jiff::Timestamp;
 use machinery::{Value, meta};
 
 pub(crate) struct Deployment;
+
+const COLUMNS: [Column; 8] = [
+    Column::NAME,
+    Column::text("Ready", "Ready pods of those wanted."),
+    Column::text("Up-to-date", "Pods of the newest template."),
+    Column::text("Available", "Pods that have been ready long enough."),
+    Column::AGE,
+    Column::text("Containers", "Names of the template's containers.").wide(),
+    Column::text("Images", "Images of the template's containers.").wide(),
+    Column::text("Selector", "Which pods are meant.").wide(),
+];
 
 impl Strategy for Deployment {
     fn default(&self, object: &mut Value) {
@@ -39,6 +52,30 @@ impl Strategy for Deployment {
         } else {
             default_subresource(name)
         }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let count = |path: &[&str]| int_at(object, path).unwrap_or(0);
+        let ready = format!(
+            "{}/{}",
+            count(&["status", "readyReplicas"]),
+            count(&["spec", "replicas"])
+        );
+        let [names, images] = table::template_containers(object);
+        vec![
+            table::name(object),
+            ready.into(),
+            table::number(object, &["status", "updatedReplicas"]),
+            table::number(object, &["status", "availableReplicas"]),
+            table::age(object, now),
+            names,
+            images,
+            table::selector_text(object.get_path(&["spec", "selector"])).into(),
+        ]
     }
 }
 

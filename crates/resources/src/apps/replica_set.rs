@@ -2,10 +2,23 @@
 
 use crate::fields::fill;
 use crate::pod_spec;
-use crate::strategy::Strategy;
+use crate::strategy::{Column, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct ReplicaSet;
+
+const COLUMNS: [Column; 8] = [
+    Column::NAME,
+    Column::number("Desired", "Pods wanted."),
+    Column::number("Current", "Pods there are."),
+    Column::number("Ready", "Pods that are ready."),
+    Column::AGE,
+    Column::text("Containers", "Names of the template's containers.").wide(),
+    Column::text("Images", "Images of the template's containers.").wide(),
+    Column::text("Selector", "Which pods are meant.").wide(),
+];
 
 impl Strategy for ReplicaSet {
     fn default(&self, object: &mut Value) {
@@ -22,5 +35,23 @@ impl Strategy for ReplicaSet {
     fn select(&self, object: &Value) -> Vec<compact_str::CompactString> {
         let replicas = crate::fields::int_at(object, &["status", "replicas"]).unwrap_or(0);
         vec![compact_str::format_compact!("{replicas}")]
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let [names, images] = table::template_containers(object);
+        vec![
+            table::name(object),
+            table::number(object, &["spec", "replicas"]),
+            table::number(object, &["status", "replicas"]),
+            table::number(object, &["status", "readyReplicas"]),
+            table::age(object, now),
+            names,
+            images,
+            table::selector(object.get_path(&["spec", "selector"])),
+        ]
     }
 }

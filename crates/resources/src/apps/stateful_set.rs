@@ -1,11 +1,21 @@
 //! StatefulSet.
 
-use crate::fields::{fill, fill_object, fill_text, list_mut, same};
+use crate::fields::{fill, fill_object, fill_text, int_at, list_mut, same};
 use crate::pod_spec::{self, volume_defaults};
-use crate::strategy::{Context, Strategy, bump_generation, keep};
+use crate::strategy::{Column, Context, Strategy, bump_generation, keep};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct StatefulSet;
+
+const COLUMNS: [Column; 5] = [
+    Column::NAME,
+    Column::text("Ready", "Ready pods of those wanted."),
+    Column::AGE,
+    Column::text("Containers", "Names of the template's containers.").wide(),
+    Column::text("Images", "Images of the template's containers.").wide(),
+];
 
 impl Strategy for StatefulSet {
     fn default(&self, object: &mut Value) {
@@ -48,6 +58,27 @@ impl Strategy for StatefulSet {
         if !same(new, old, &["spec"]) {
             bump_generation(new, old);
         }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let count = |path: &[&str]| int_at(object, path).unwrap_or(0);
+        let ready = format!(
+            "{}/{}",
+            count(&["status", "readyReplicas"]),
+            count(&["spec", "replicas"])
+        );
+        let [names, images] = table::template_containers(object);
+        vec![
+            table::name(object),
+            ready.into(),
+            table::age(object, now),
+            names,
+            images,
+        ]
     }
 }
 

@@ -1,12 +1,23 @@
 //! CertificateSigningRequest: who asks is written down by the server, and never changed.
 
 use crate::KindInfo;
-use crate::fields::{list_at, list_mut, text};
-use crate::strategy::{Context, Strategy, Subresource, default_subresource, keep};
+use crate::fields::{list_at, list_mut, text, text_at};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
+use crate::table;
+use jiff::Timestamp;
 use machinery::codec::scalar::format_time;
 use machinery::{Map, Value};
 
 pub(crate) struct CertificateSigningRequest;
+
+const COLUMNS: [Column; 6] = [
+    Column::NAME,
+    Column::AGE,
+    Column::text("SignerName", "Who is to sign."),
+    Column::text("Requestor", "Who asks."),
+    Column::text("RequestedDuration", "How long it is to be valid."),
+    Column::text("Condition", "How the request stands."),
+];
 
 impl Strategy for CertificateSigningRequest {
     fn prepare_for_create(&self, context: &Context<'_>, object: &mut Value) {
@@ -57,6 +68,25 @@ impl Strategy for CertificateSigningRequest {
             "approval" => Some(&Approval),
             _ => default_subresource(name),
         }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let seconds = object
+            .get_path(&["spec", "expirationSeconds"])
+            .and_then(Value::as_i64);
+        let duration = seconds.map(|seconds| table::human(jiff::SignedDuration::from_secs(seconds)));
+        vec![
+            table::name(object),
+            table::age(object, now),
+            table::or(text_at(object, &["spec", "signerName"]), table::NONE),
+            table::word(object, &["spec", "username"]),
+            duration.map_or(table::NONE.into(), Value::from),
+            standing(object).into(),
+        ]
     }
 }
 
@@ -149,4 +179,24 @@ fn fill_times(new: &mut Value, old: &Value, context: &Context<'_>) {
             );
         }
     }
+}
+
+fn standing(request: &Value) -> String {
+    let conditions = list_at(request, &["status", "conditions"]);
+    let has = |kind| conditions.iter().any(|condition| text(condition, "type") == kind);
+    let mut standing = if has("Denied") {
+        "Denied"
+    } else if has("Approved") {
+        "Approved"
+    } else {
+        "Pending"
+    }
+    .to_owned();
+    if has("Failed") {
+        standing.push_str(",Failed");
+    }
+    if !text_at(request, &["status", "certificate"]).is_empty() {
+        standing.push_str(",Issued");
+    }
+    standing
 }

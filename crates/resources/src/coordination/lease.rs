@@ -1,9 +1,13 @@
 //! Lease.
 
-use crate::strategy::{Context, Strategy};
+use crate::strategy::{Column, Context, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct Lease;
+
+const COLUMNS: [Column; 3] = [Column::NAME, Column::text("Holder", "Who holds it."), Column::AGE];
 
 impl Strategy for Lease {
     fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
@@ -20,6 +24,18 @@ impl Strategy for Lease {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        vec![
+            table::name(object),
+            table::word(object, &["spec", "holderIdentity"]),
+            table::age(object, now),
+        ]
     }
 }
 

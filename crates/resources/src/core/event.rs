@@ -3,15 +3,30 @@
 //! Upstream keeps both groups' events as one; `to_events` and `to_core` are the two ways between their forms.
 
 use crate::KindInfo;
-use crate::fields::{text, text_at};
-use crate::strategy::{GarbageCollection, Strategy};
+use crate::fields::{int, present, text, text_at};
+use crate::strategy::{Column, GarbageCollection, Strategy};
+use crate::table;
 use compact_str::CompactString;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct Event;
 
 /// Upstream's default of `--event-ttl`.
 const TIME_TO_LIVE_SECONDS: u64 = 3600;
+
+pub(crate) const COLUMNS: [Column; 10] = [
+    Column::text("Last Seen", "When it happened last."),
+    Column::text("Type", "Normal or warning."),
+    Column::text("Reason", "Why it happened, in a word."),
+    Column::text("Object", "What it happened to."),
+    Column::text("Subobject", "Which part of it.").wide(),
+    Column::text("Source", "Who says so.").wide(),
+    Column::text("Message", "What happened."),
+    Column::text("First Seen", "When it happened first.").wide(),
+    Column::text("Count", "How often it happened.").wide(),
+    Column::NAME.wide(),
+];
 
 impl Strategy for Event {
     fn allow_create_on_update(&self) -> bool {
@@ -67,6 +82,14 @@ impl Strategy for Event {
     fn time_to_live(&self, _object: &Value) -> Option<u64> {
         Some(TIME_TO_LIVE_SECONDS)
     }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        event_row(object, now)
+    }
 }
 
 /// The fields that differ in name: in the core group, in `events.k8s.io`.
@@ -105,4 +128,51 @@ fn renamed(
     }
     map.insert("apiVersion", api_version);
     out
+}
+
+/// The cells of an event of the core group.
+pub(crate) fn event_row(event: &Value, now: Timestamp) -> Vec<Value> {
+    let first = match text(event, "firstTimestamp") {
+        "" => table::since(text(event, "eventTime"), now),
+        time => table::since(time, now),
+    };
+    let mut last = match text(event, "lastTimestamp") {
+        "" => first.clone(),
+        time => table::since(time, now),
+    };
+    // An event that stands for itself has no count.
+    let mut count = int(event, "count").filter(|count| *count != 0).unwrap_or(1);
+    if let Some(series) = present(event, "series") {
+        last = table::since(text(series, "lastObservedTime"), now);
+        count = int(series, "count").unwrap_or(0);
+    }
+    let kind = text_at(event, &["involvedObject", "kind"]).to_lowercase();
+    let target = match text_at(event, &["involvedObject", "name"]) {
+        "" => kind,
+        name => format!("{kind}/{name}"),
+    };
+    vec![
+        last.into(),
+        text(event, "type").into(),
+        text(event, "reason").into(),
+        target.into(),
+        table::word(event, &["involvedObject", "fieldPath"]),
+        source(event).into(),
+        text(event, "message").trim().into(),
+        first.into(),
+        count.into(),
+        table::name(event),
+    ]
+}
+
+fn source(event: &Value) -> String {
+    let either = |path: &[&str], other| match text_at(event, path) {
+        "" => text(event, other),
+        text => text,
+    };
+    let component = either(&["source", "component"], "reportingComponent");
+    match either(&["source", "host"], "reportingInstance") {
+        "" => component.to_owned(),
+        instance => format!("{component}, {instance}"),
+    }
 }

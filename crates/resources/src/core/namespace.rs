@@ -4,7 +4,9 @@
 //! request or by the update that takes the last of them away (upstream's registry does the same).
 
 use crate::fields::{fill_text, list_at, text_at};
-use crate::strategy::{Context, Deletion, Strategy, keep};
+use crate::strategy::{Column, Context, Deletion, Strategy, keep};
+use crate::table;
+use jiff::Timestamp;
 use machinery::codec::scalar::format_time;
 use machinery::{Value, meta};
 
@@ -12,6 +14,12 @@ const FINALIZER: &str = "kubernetes";
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 pub(crate) struct Namespace;
+
+const COLUMNS: [Column; 3] = [
+    Column::NAME,
+    Column::text("Status", "Phase of the namespace."),
+    Column::AGE,
+];
 
 impl Strategy for Namespace {
     fn default(&self, object: &mut Value) {
@@ -76,6 +84,18 @@ impl Strategy for Namespace {
 
     fn returns_deleted_object(&self) -> bool {
         true
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        vec![
+            table::name(object),
+            table::word(object, &["status", "phase"]),
+            table::age(object, now),
+        ]
     }
 }
 

@@ -1,11 +1,28 @@
 //! PersistentVolume.
 
-use crate::fields::{fill, fill_text, same};
+use crate::fields::{fill, fill_text, same, text, text_at, texts};
 use crate::pod_spec::{resources, volume_defaults};
-use crate::strategy::{Context, Strategy, Subresource, default_subresource, keep};
-use machinery::{Value, codec::scalar::format_time};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
+use crate::table;
+use jiff::Timestamp;
+use machinery::codec::scalar::format_time;
+use machinery::{Value, meta};
 
 pub(crate) struct PersistentVolume;
+
+const COLUMNS: [Column; 11] = [
+    Column::NAME,
+    Column::text("Capacity", "Its size."),
+    Column::text("Access Modes", "How it may be mounted."),
+    Column::text("Reclaim Policy", "What becomes of it when its claim is gone."),
+    Column::text("Status", "Its phase."),
+    Column::text("Claim", "Whose it is."),
+    Column::text("StorageClass", "Its class."),
+    Column::text("VolumeAttributesClass", "The class of its attributes."),
+    Column::text("Reason", "Why it is in its phase."),
+    Column::AGE,
+    Column::text("VolumeMode", "File system or block device.").wide(),
+];
 
 impl Strategy for PersistentVolume {
     fn default(&self, object: &mut Value) {
@@ -60,6 +77,32 @@ impl Strategy for PersistentVolume {
     fn returns_deleted_object(&self) -> bool {
         true
     }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let claim = object.get_path(&["spec", "claimRef"]);
+        let claim = claim.map_or(String::new(), |c| {
+            format!("{}/{}", text(c, "namespace"), text(c, "name"))
+        });
+        let spec = object.get("spec").unwrap_or(&Value::Null);
+        let size = text_at(spec, &["capacity", "storage"]);
+        vec![
+            table::name(object),
+            if size.is_empty() { "0".into() } else { size.into() },
+            access_modes(spec).into(),
+            text(spec, "persistentVolumeReclaimPolicy").into(),
+            phase(object).into(),
+            claim.into(),
+            class(object, "storageClassName").into(),
+            table::or(text(spec, "volumeAttributesClassName"), table::UNSET),
+            table::word(object, &["status", "reason"]),
+            table::age(object, now),
+            table::or(text(spec, "volumeMode"), table::UNSET),
+        ]
+    }
 }
 
 struct Status;
@@ -83,4 +126,37 @@ impl Subresource for Status {
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
         &[&["f:spec"]]
     }
+}
+
+/// The short names of access modes, each once, in upstream's order.
+pub(super) fn access_modes(holder: &Value) -> String {
+    const SHORT: [(&str, &str); 4] = [
+        ("ReadWriteOnce", "RWO"),
+        ("ReadOnlyMany", "ROX"),
+        ("ReadWriteMany", "RWX"),
+        ("ReadWriteOncePod", "RWOP"),
+    ];
+    let has = |mode: &str| texts(holder, "accessModes").any(|other| other == mode);
+    table::join(
+        SHORT
+            .iter()
+            .filter(|(mode, _)| has(mode))
+            .map(|(_, short)| *short),
+        ",",
+    )
+}
+
+/// The phase, or that it is going.
+pub(super) fn phase(object: &Value) -> &str {
+    if meta::deletion_timestamp(object).is_some() {
+        "Terminating"
+    } else {
+        text_at(object, &["status", "phase"])
+    }
+}
+
+/// The storage class, also from where it stood before it was a field.
+pub(super) fn class<'a>(object: &'a Value, field: &str) -> &'a str {
+    let old = meta::annotation(object, "volume.beta.kubernetes.io/storage-class");
+    old.unwrap_or_else(|| text_at(object, &["spec", field]))
 }

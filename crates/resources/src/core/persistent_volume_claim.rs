@@ -1,11 +1,26 @@
 //! PersistentVolumeClaim.
 
+use super::persistent_volume::{access_modes, class, phase};
 use crate::fields::{fill_text, present, text};
 use crate::pod_spec::{resources, volume_defaults};
-use crate::strategy::{Context, Strategy, keep};
+use crate::strategy::{Column, Context, Strategy, keep};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct PersistentVolumeClaim;
+
+const COLUMNS: [Column; 9] = [
+    Column::NAME,
+    Column::text("Status", "Its phase."),
+    Column::text("Volume", "The volume it is bound to."),
+    Column::text("Capacity", "The volume's size."),
+    Column::text("Access Modes", "How the volume may be mounted."),
+    Column::text("StorageClass", "Its class."),
+    Column::text("VolumeAttributesClass", "The class of its attributes."),
+    Column::AGE,
+    Column::text("VolumeMode", "File system or block device.").wide(),
+];
 
 impl Strategy for PersistentVolumeClaim {
     fn default(&self, object: &mut Value) {
@@ -42,6 +57,31 @@ impl Strategy for PersistentVolumeClaim {
 
     fn returns_deleted_object(&self) -> bool {
         true
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let spec = object.get("spec").unwrap_or(&Value::Null);
+        let status = object.get("status").unwrap_or(&Value::Null);
+        let volume = text(spec, "volumeName");
+        let (capacity, modes) = match (volume, status.get_str_path(&["capacity", "storage"])) {
+            ("", _) => ("", String::new()),
+            (_, capacity) => (capacity.unwrap_or("0"), access_modes(status)),
+        };
+        vec![
+            table::name(object),
+            phase(object).into(),
+            volume.into(),
+            capacity.into(),
+            modes.into(),
+            class(object, "storageClassName").into(),
+            table::or(text(spec, "volumeAttributesClassName"), table::UNSET),
+            table::age(object, now),
+            table::or(text(spec, "volumeMode"), table::UNSET),
+        ]
     }
 }
 

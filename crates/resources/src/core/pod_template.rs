@@ -1,10 +1,20 @@
 //! PodTemplate.
 
+use crate::fields::entries;
 use crate::pod_spec;
-use crate::strategy::Strategy;
+use crate::strategy::{Column, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct PodTemplate;
+
+const COLUMNS: [Column; 4] = [
+    Column::NAME,
+    Column::text("Containers", "Names of the template's containers."),
+    Column::text("Images", "Images of the template's containers."),
+    Column::text("Pod Labels", "Labels of the template."),
+];
 
 impl Strategy for PodTemplate {
     fn default(&self, object: &mut Value) {
@@ -21,5 +31,18 @@ impl Strategy for PodTemplate {
 
     fn returns_deleted_object(&self) -> bool {
         true
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
+        let [names, images] = table::containers(object.get_path(&["template", "spec"]));
+        let labels = object
+            .get_path(&["template", "metadata"])
+            .map(|m| entries(m, "labels"))
+            .unwrap_or_default();
+        vec![table::name(object), names, images, table::labels(labels)]
     }
 }

@@ -1,12 +1,21 @@
 //! Secret.
 
-use crate::fields::{fill_text, text};
-use crate::strategy::{Context, Strategy};
+use crate::fields::{entries, fill_text, text};
+use crate::strategy::{Column, Context, Strategy};
+use crate::table;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct Secret;
+
+const COLUMNS: [Column; 4] = [
+    Column::NAME,
+    Column::text("Type", "What the secret is for."),
+    Column::text("Data", "Number of the entries."),
+    Column::AGE,
+];
 
 impl Strategy for Secret {
     fn default(&self, object: &mut Value) {
@@ -29,5 +38,19 @@ impl Strategy for Secret {
 
     fn selectable_fields(&self) -> &'static [&'static str] {
         &["type"]
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let count = entries(object, "data").len() as i64;
+        vec![
+            table::name(object),
+            text(object, "type").into(),
+            count.into(),
+            table::age(object, now),
+        ]
     }
 }

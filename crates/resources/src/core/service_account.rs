@@ -1,10 +1,14 @@
 //! ServiceAccount.
 
 use crate::fields::list_mut;
-use crate::strategy::{Context, Strategy};
+use crate::strategy::{Column, Context, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct ServiceAccount;
+
+const COLUMNS: [Column; 2] = [Column::NAME, Column::AGE];
 
 impl Strategy for ServiceAccount {
     fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
@@ -17,6 +21,14 @@ impl Strategy for ServiceAccount {
 
     fn returns_deleted_object(&self) -> bool {
         true
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        vec![table::name(object), table::age(object, now)]
     }
 }
 

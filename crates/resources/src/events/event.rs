@@ -3,8 +3,9 @@
 use crate::KindInfo;
 use crate::core;
 use crate::fields::{text, text_at};
-use crate::strategy::{GarbageCollection, Strategy};
+use crate::strategy::{Column, GarbageCollection, Strategy};
 use compact_str::CompactString;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct Event;
@@ -54,5 +55,13 @@ impl Strategy for Event {
 
     fn time_to_live(&self, object: &Value) -> Option<u64> {
         core::event::Event.time_to_live(object)
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &core::event::COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        core::event::event_row(&core::event::to_core(object), now)
     }
 }

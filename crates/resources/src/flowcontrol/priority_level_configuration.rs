@@ -1,10 +1,22 @@
 //! PriorityLevelConfiguration.
 
 use crate::fields::{fill, fill_number, object_mut};
-use crate::strategy::Strategy;
+use crate::strategy::{Column, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct PriorityLevelConfiguration;
+
+const COLUMNS: [Column; 7] = [
+    Column::NAME,
+    Column::text("Type", "Exempt or limited."),
+    Column::text("NominalConcurrencyShares", "Its share of the seats."),
+    Column::text("Queues", "Number of its queues."),
+    Column::text("HandSize", "Queues a flow may use."),
+    Column::text("QueueLengthLimit", "Requests that may wait in a queue."),
+    Column::AGE,
+];
 
 impl Strategy for PriorityLevelConfiguration {
     fn default(&self, object: &mut Value) {
@@ -26,5 +38,28 @@ impl Strategy for PriorityLevelConfiguration {
             fill_number(queuing, "queues", 64);
             fill_number(queuing, "queueLengthLimit", 50);
         }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let limited = object.get_path(&["spec", "limited"]);
+        let cell = |path: &[&str]| {
+            limited
+                .and_then(|l| l.get_path(path))
+                .cloned()
+                .unwrap_or_else(|| table::NONE.into())
+        };
+        vec![
+            table::name(object),
+            table::word(object, &["spec", "type"]),
+            cell(&["nominalConcurrencyShares"]),
+            cell(&["limitResponse", "queuing", "queues"]),
+            cell(&["limitResponse", "queuing", "handSize"]),
+            cell(&["limitResponse", "queuing", "queueLengthLimit"]),
+            table::age(object, now),
+        ]
     }
 }

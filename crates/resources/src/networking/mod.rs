@@ -8,6 +8,8 @@ mod ip_address;
 mod network_policy;
 mod service_cidr;
 
+pub(crate) use ingress::addresses;
+
 const GROUP: &str = "networking.k8s.io";
 
 /// The group's kinds.

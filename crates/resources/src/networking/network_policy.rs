@@ -2,10 +2,18 @@
 
 use crate::KindInfo;
 use crate::fields::{fill_text, list, list_mut};
-use crate::strategy::Strategy;
+use crate::strategy::{Column, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct NetworkPolicy;
+
+const COLUMNS: [Column; 3] = [
+    Column::NAME,
+    Column::text("Pod-Selector", "Which pods are meant."),
+    Column::AGE,
+];
 
 impl Strategy for NetworkPolicy {
     fn default(&self, object: &mut Value) {
@@ -33,5 +41,14 @@ impl Strategy for NetworkPolicy {
 
     fn tracks_generation(&self, _kind: &KindInfo) -> bool {
         true
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let selector = table::selector(object.get_path(&["spec", "podSelector"]));
+        vec![table::name(object), selector, table::age(object, now)]
     }
 }

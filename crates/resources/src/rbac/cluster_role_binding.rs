@@ -1,7 +1,8 @@
 //! ClusterRoleBinding.
 
-use super::role_binding::binding_defaults;
-use crate::strategy::Strategy;
+use super::role_binding::{COLUMNS, binding_defaults, binding_row};
+use crate::strategy::{Column, Strategy};
+use jiff::Timestamp;
 use machinery::Value;
 use machinery::names::path_segment_rule;
 
@@ -18,5 +19,13 @@ impl Strategy for ClusterRoleBinding {
 
     fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
         path_segment_rule(name, prefix)
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        binding_row(object, now)
     }
 }

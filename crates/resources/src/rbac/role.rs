@@ -1,9 +1,14 @@
 //! Role.
 
-use crate::strategy::Strategy;
+use crate::strategy::{Column, Strategy};
+use crate::table;
+use jiff::Timestamp;
+use machinery::Value;
 use machinery::names::path_segment_rule;
 
 pub(crate) struct Role;
+
+const COLUMNS: [Column; 2] = [Column::NAME, Column::CREATED_AT];
 
 impl Strategy for Role {
     fn allow_create_on_update(&self) -> bool {
@@ -12,5 +17,16 @@ impl Strategy for Role {
 
     fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
         path_segment_rule(name, prefix)
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
+        vec![
+            table::name(object),
+            table::word(object, &["metadata", "creationTimestamp"]),
+        ]
     }
 }

@@ -1,11 +1,22 @@
 //! RoleBinding, and what it shares with ClusterRoleBinding.
 
-use crate::fields::{fill_text, list_mut, text};
-use crate::strategy::Strategy;
+use crate::fields::{fill_text, list, list_mut, text, text_at};
+use crate::strategy::{Column, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 use machinery::names::path_segment_rule;
 
 pub(crate) struct RoleBinding;
+
+pub(super) const COLUMNS: [Column; 6] = [
+    Column::NAME,
+    Column::text("Role", "What is granted."),
+    Column::AGE,
+    Column::text("Users", "To whom.").wide(),
+    Column::text("Groups", "To which groups.").wide(),
+    Column::text("ServiceAccounts", "To which service accounts.").wide(),
+];
 
 impl Strategy for RoleBinding {
     fn default(&self, object: &mut Value) {
@@ -18,6 +29,14 @@ impl Strategy for RoleBinding {
 
     fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
         path_segment_rule(name, prefix)
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        binding_row(object, now)
     }
 }
 
@@ -32,4 +51,33 @@ pub(super) fn binding_defaults(object: &mut Value) {
             fill_text(subject, "apiGroup", super::GROUP);
         }
     }
+}
+
+/// The cells of a binding.
+pub(super) fn binding_row(object: &Value, now: Timestamp) -> Vec<Value> {
+    let role = format!(
+        "{}/{}",
+        text_at(object, &["roleRef", "kind"]),
+        text_at(object, &["roleRef", "name"])
+    );
+    let subjects = |kind: &str| -> String {
+        let of_kind = list(object, "subjects")
+            .iter()
+            .filter(|subject| text(subject, "kind") == kind);
+        let named = of_kind.map(|subject| match text(subject, "namespace") {
+            namespace if kind == "ServiceAccount" && !namespace.is_empty() => {
+                format!("{namespace}/{}", text(subject, "name"))
+            }
+            _ => text(subject, "name").to_owned(),
+        });
+        named.collect::<Vec<_>>().join(", ")
+    };
+    vec![
+        table::name(object),
+        role.into(),
+        table::age(object, now),
+        subjects("User").into(),
+        subjects("Group").into(),
+        subjects("ServiceAccount").into(),
+    ]
 }

@@ -1,11 +1,19 @@
 //! ResourceClaim.
 
 use crate::KindInfo;
-use crate::fields::{fill_number, fill_text, list_mut, object_mut};
-use crate::strategy::Strategy;
+use crate::fields::{fill_number, fill_text, list_at, list_mut, object_mut};
+use crate::strategy::{Column, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::{Map, Value};
 
 pub(crate) struct ResourceClaim;
+
+const COLUMNS: [Column; 3] = [
+    Column::NAME,
+    Column::text("State", "How the claim stands."),
+    Column::AGE,
+];
 
 impl Strategy for ResourceClaim {
     fn default(&self, object: &mut Value) {
@@ -18,6 +26,26 @@ impl Strategy for ResourceClaim {
 
     fn returns_deleted_object(&self) -> bool {
         true
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let deleted = machinery::meta::deletion_timestamp(object).is_some();
+        let allocated = object
+            .get_path(&["status", "allocation"])
+            .is_some_and(|value| !value.is_null());
+        let reserved = allocated && !list_at(object, &["status", "reservedFor"]).is_empty();
+        let states = [
+            (deleted, "deleted"),
+            (!allocated && !deleted, "pending"),
+            (allocated, "allocated"),
+            (reserved, "reserved"),
+        ];
+        let state = table::join(states.iter().filter(|(is, _)| *is).map(|(_, state)| *state), ",");
+        vec![table::name(object), state.into(), table::age(object, now)]
     }
 }
 

@@ -1,10 +1,20 @@
 //! PriorityClass.
 
 use crate::fields::{fill, fill_number};
-use crate::strategy::{Context, Strategy};
+use crate::strategy::{Column, Context, Strategy};
+use crate::table;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct PriorityClass;
+
+const COLUMNS: [Column; 5] = [
+    Column::NAME,
+    Column::number("Value", "The priority."),
+    Column::flag("Global-Default", "Whether pods without a class have it."),
+    Column::AGE,
+    Column::text("PreemptionPolicy", "Whether others are evicted for its pods."),
+];
 
 impl Strategy for PriorityClass {
     fn default(&self, object: &mut Value) {
@@ -19,4 +29,18 @@ impl Strategy for PriorityClass {
     }
 
     fn prepare_for_update(&self, _context: &Context<'_>, _new: &mut Value, _old: &Value) {}
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        vec![
+            table::name(object),
+            table::number(object, &["value"]),
+            table::flag(object, &["globalDefault"]),
+            table::age(object, now),
+            table::word(object, &["preemptionPolicy"]),
+        ]
+    }
 }

@@ -1,10 +1,14 @@
 //! CustomResourceDefinition.
 
 use crate::fields::{fill, fill_object, flag, list_at, list_mut, object_mut, same, text, text_at};
-use crate::strategy::{Context, Strategy, bump_generation, keep};
+use crate::strategy::{Column, Context, Strategy, bump_generation, keep};
+use crate::table;
+use jiff::Timestamp;
 use machinery::{Map, Value};
 
 pub(crate) struct CustomResourceDefinition;
+
+const COLUMNS: [Column; 2] = [Column::NAME, Column::CREATED_AT];
 
 impl Strategy for CustomResourceDefinition {
     fn default(&self, object: &mut Value) {
@@ -32,6 +36,17 @@ impl Strategy for CustomResourceDefinition {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
+        vec![
+            table::name(object),
+            table::word(object, &["metadata", "creationTimestamp"]),
+        ]
     }
 }
 

@@ -1,9 +1,11 @@
 //! HorizontalPodAutoscaler, kept in version 2.
 
+mod columns;
 mod convert;
 
 use crate::fields::{fill, list, present};
-use crate::strategy::Strategy;
+use crate::strategy::{Column, Strategy};
+use jiff::Timestamp;
 use machinery::{Map, Value};
 
 pub(crate) struct HorizontalPodAutoscaler;
@@ -38,6 +40,14 @@ impl Strategy for HorizontalPodAutoscaler {
             }
             _ => None,
         }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &columns::COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        columns::row(object, now)
     }
 }
 

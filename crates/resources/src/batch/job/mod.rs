@@ -4,8 +4,11 @@ mod defaults;
 
 use crate::KindInfo;
 use crate::fields::int_at;
-use crate::strategy::{Context, GarbageCollection, Strategy};
+use crate::fields::text_at;
+use crate::strategy::{Column, Context, GarbageCollection, Strategy};
+use crate::table;
 use compact_str::{CompactString, format_compact};
+use jiff::Timestamp;
 use machinery::{Value, meta};
 
 pub(crate) use defaults::job_spec;
@@ -17,6 +20,17 @@ pub(crate) const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
 /// The labels' names before they had a prefix; pods carry both.
 pub(crate) const LEGACY_JOB_NAME: &str = "job-name";
 pub(crate) const LEGACY_CONTROLLER_UID: &str = "controller-uid";
+
+const COLUMNS: [Column; 8] = [
+    Column::NAME,
+    Column::text("Status", "How the job stands."),
+    Column::text("Completions", "Pods that succeeded of those that must."),
+    Column::text("Duration", "Time it took, or has taken."),
+    Column::AGE,
+    Column::text("Containers", "Names of the template's containers.").wide(),
+    Column::text("Images", "Images of the template's containers.").wide(),
+    Column::text("Selector", "Which pods are meant.").wide(),
+];
 
 impl Strategy for Job {
     fn default(&self, object: &mut Value) {
@@ -44,6 +58,34 @@ impl Strategy for Job {
     fn garbage_collection(&self, _kind: &KindInfo) -> GarbageCollection {
         GarbageCollection::OrphanDependents
     }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let count = |path: &[&str]| int_at(object, path);
+        let succeeded = count(&["status", "succeeded"]).unwrap_or(0);
+        let completions = match (
+            count(&["spec", "completions"]),
+            count(&["spec", "parallelism"]).unwrap_or(0),
+        ) {
+            (Some(wanted), _) => format!("{succeeded}/{wanted}"),
+            (None, parallelism) if parallelism > 1 => format!("{succeeded}/1 of {parallelism}"),
+            (None, _) => format!("{succeeded}/1"),
+        };
+        let [names, images] = table::template_containers(object);
+        vec![
+            table::name(object),
+            status(object).into(),
+            completions.into(),
+            duration(object, now).into(),
+            table::age(object, now),
+            names,
+            images,
+            table::selector(object.get_path(&["spec", "selector"])),
+        ]
+    }
 }
 
 /// Makes the pods of this job, and of no other, carry labels that its selector finds.
@@ -70,5 +112,30 @@ fn generate_selector(job: &mut Value) {
     let selected = spec.object_entry("selector").object_entry("matchLabels");
     if !selected.contains_key(CONTROLLER_UID) {
         selected.insert(CONTROLLER_UID, uid);
+    }
+}
+
+fn status(job: &Value) -> &'static str {
+    let is = |kind| table::condition(job, kind) == Some(true);
+    if is("Complete") {
+        "Complete"
+    } else if is("Failed") {
+        "Failed"
+    } else if meta::deletion_timestamp(job).is_some() {
+        "Terminating"
+    } else {
+        ["Suspended", "FailureTarget", "SuccessCriteriaMet"]
+            .into_iter()
+            .find(|kind| is(kind))
+            .unwrap_or("Running")
+    }
+}
+
+fn duration(job: &Value, now: Timestamp) -> String {
+    let time = |field| text_at(job, &["status", field]).parse::<Timestamp>().ok();
+    match (time("startTime"), time("completionTime")) {
+        (None, _) => String::new(),
+        (Some(start), None) => table::human(now.duration_since(start)),
+        (Some(start), Some(end)) => table::human(end.duration_since(start)),
     }
 }

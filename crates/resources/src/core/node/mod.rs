@@ -1,9 +1,12 @@
 //! Node.
 
+mod columns;
+
 use crate::fields::{list, present, text};
 use crate::pod_spec::resources;
-use crate::strategy::{Context, Strategy, keep};
+use crate::strategy::{Column, Context, Strategy, keep};
 use compact_str::CompactString;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct Node;
@@ -49,6 +52,14 @@ impl Strategy for Node {
         } else {
             "false"
         })]
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &columns::COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        columns::row(object, now)
     }
 }
 

@@ -1,13 +1,15 @@
 //! Pod.
 
+mod columns;
 mod prepare;
 mod subresources;
 
 use crate::KindInfo;
 use crate::fields::{fill, flag, list, list_mut, text, text_at};
 use crate::pod_spec::{self, pod_level, resources};
-use crate::strategy::{Context, Grace, Strategy, Subresource, default_subresource, keep};
+use crate::strategy::{Column, Context, Grace, Strategy, Subresource, default_subresource, keep};
 use compact_str::CompactString;
+use jiff::Timestamp;
 use machinery::Value;
 
 pub(crate) struct Pod;
@@ -104,6 +106,14 @@ impl Strategy for Pod {
 
     fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
         subresources::of(name).or_else(|| default_subresource(name))
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &columns::COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        columns::row(object, now)
     }
 }
 

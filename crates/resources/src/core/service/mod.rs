@@ -3,10 +3,12 @@
 pub mod addresses;
 pub mod allocate;
 mod cluster_ips;
+mod columns;
 pub mod families;
 
 use crate::fields::{fill, fill_number, fill_text, list_mut, object_mut, same, text, text_at};
-use crate::strategy::{Context, Strategy, keep};
+use crate::strategy::{Column, Context, Strategy, keep};
+use jiff::Timestamp;
 use machinery::{Map, Value};
 
 pub(crate) struct Service;
@@ -56,6 +58,14 @@ impl Strategy for Service {
 
     fn returns_deleted_object(&self) -> bool {
         true
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &columns::COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        columns::row(object, now)
     }
 }
 
