@@ -13,14 +13,12 @@ use crate::question::{PortName, Question, dashed, parse};
 
 /// The zone this server speaks for.
 #[derive(Clone, Debug)]
-pub struct Zone {
+pub(crate) struct Zone {
     /// As in `cluster.local.`
-    pub origin: Name,
-    pub ttl: u32,
+    pub(crate) origin: Name,
+    pub(crate) ttl: u32,
     /// Where clients find the server: the address of `ns.dns.<zone>`.
-    pub server: Vec<IpAddr>,
-    /// Changes with every start.
-    pub serial: u32,
+    pub(crate) server: Vec<IpAddr>,
 }
 
 /// What is to be said.
@@ -34,21 +32,22 @@ pub(crate) enum Answer {
     NoData,
     NoName,
     /// An alias; whoever asked for addresses wants those of the target too.
-    Alias(Record, Name),
+    Alias(Box<Record>, Name),
 }
 
 /// The version of the specification that is followed.
 const SPECIFICATION: &str = "1.1.0";
+/// Secondary servers would compare it; there are none.
+const SERIAL: u32 = 1;
 
 impl Zone {
-    pub fn new(domain: &str, server: Vec<IpAddr>, serial: u32) -> Result<Self, ProtoError> {
+    pub(crate) fn new(domain: &str, server: Vec<IpAddr>) -> Result<Self, ProtoError> {
         let mut origin = Name::from_ascii(domain)?.to_lowercase();
         origin.set_fqdn(true);
         Ok(Zone {
             origin,
             ttl: 5,
             server,
-            serial,
         })
     }
 
@@ -59,7 +58,7 @@ impl Zone {
     pub(crate) fn soa(&self) -> Result<Record, ProtoError> {
         let server = self.below(&["ns", "dns"])?;
         let mail = self.below(&["hostmaster"])?;
-        let soa = SOA::new(server, mail, self.serial, 7200, 1800, 86400, self.ttl);
+        let soa = SOA::new(server, mail, SERIAL, 7200, 1800, 86400, self.ttl);
         Ok(self.record(self.origin.clone(), RData::SOA(soa)))
     }
 
@@ -279,7 +278,7 @@ impl Targets<'_> {
             .zone
             .record(name.clone(), RData::CNAME(CNAME(target.clone())));
         Ok(match kind {
-            RecordType::A | RecordType::AAAA => Answer::Alias(record, target),
+            RecordType::A | RecordType::AAAA => Answer::Alias(Box::new(record), target),
             RecordType::CNAME | RecordType::ANY => only(record),
             _ => Answer::NoData,
         })

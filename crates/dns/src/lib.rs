@@ -8,18 +8,17 @@
 //! Follows the Kubernetes DNS specification 1.1.0, and CoreDNS where that leaves a choice: names without
 //! ready endpoints do not exist, pod names are not checked against pods, time to live 5 s.
 //!
+//! Other kinds of names are asked of the host's name servers on the spot; there is no cache.
+//!
 //! **Invariant:** an answer about the cluster is made from the informers' present state; nothing of it is
 //! cached.
 
 mod answer;
 mod forward;
 mod index;
-mod publish;
 mod question;
 mod server;
 
-pub use answer::Zone;
 pub use forward::Forwarder;
 pub use index::{Index, InformerIndex};
-pub use publish::{Publication, endpoint_slice, publish, service};
-pub use server::{DnsOptions, DnsServer, StartError};
+pub use server::{Options, Server, StartError};

@@ -1,44 +1,58 @@
 //! The server: sockets, the outer form of answers, and who answers what.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use client::Informers;
 use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use hickory_server::net::runtime::Time;
-use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo, Server};
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::answer::{Answer, Zone};
 use crate::forward::Forwarder;
-use crate::index::Index;
+use crate::index::{Index, InformerIndex};
 
 /// How the server is to be.
-#[derive(Debug)]
-pub struct DnsOptions {
-    pub zone: Zone,
+#[derive(Clone, Debug)]
+pub struct Options {
     /// UDP and TCP, each.
     pub listen: Vec<SocketAddr>,
-    pub forward: Forwarder,
+    /// As in `cluster.local`.
+    pub cluster_domain: String,
+    /// Whose name servers are asked about names outside the cluster.
+    pub resolv_conf: PathBuf,
+    /// Where clients find the server: the cluster IP of `kube-dns`.
+    pub cluster_dns: IpAddr,
 }
 
 /// A running server; it ends when this is dropped or stopped.
-pub struct DnsServer {
-    server: Server<Handler>,
+pub struct Server {
+    server: hickory_server::Server<Handler>,
     addresses: Vec<SocketAddr>,
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cluster DNS cannot listen on {address}")]
-pub struct StartError {
-    pub address: SocketAddr,
-    #[source]
-    pub source: std::io::Error,
+pub enum StartError {
+    #[error("cluster DNS cannot listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{name:?} is no domain name")]
+    BadDomain {
+        name: String,
+        #[source]
+        source: ProtoError,
+    },
 }
 
 /// Idle TCP connections end after this.
@@ -49,16 +63,32 @@ const LARGEST_UDP: u16 = 1232;
 /// How many aliases of the cluster's own are followed.
 const ALIASES: usize = 8;
 
-impl DnsServer {
-    pub async fn start(options: DnsOptions, index: Arc<dyn Index>) -> Result<Self, StartError> {
-        let DnsOptions {
-            zone,
+impl Server {
+    /// Answers from the process's informers.
+    pub async fn start(informers: &Informers, options: Options) -> Result<Self, StartError> {
+        let forward = Forwarder::from_resolv_conf(&options.resolv_conf);
+        Self::start_from(Arc::new(InformerIndex::new(informers)), forward, options).await
+    }
+
+    /// Answers from any index, and asks others as told.
+    pub async fn start_from(
+        index: Arc<dyn Index>,
+        mut forward: Forwarder,
+        options: Options,
+    ) -> Result<Self, StartError> {
+        let Options {
             listen,
-            mut forward,
+            cluster_domain,
+            resolv_conf: _,
+            cluster_dns,
         } = options;
+        let zone = Zone::new(&cluster_domain, vec![cluster_dns]).map_err(|source| StartError::BadDomain {
+            name: cluster_domain,
+            source,
+        })?;
         forward.never(listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_loopback()));
-        forward.never(zone.server.iter().copied());
-        let mut server = Server::new(Handler {
+        forward.never([cluster_dns]);
+        let mut server = hickory_server::Server::new(Handler {
             zone,
             index,
             forward,
@@ -66,7 +96,7 @@ impl DnsServer {
         });
         let mut addresses = Vec::new();
         for address in listen {
-            let failed = |source| StartError { address, source };
+            let failed = |source| StartError::Listen { address, source };
             let socket = UdpSocket::bind(address).await.map_err(failed)?;
             // Port 0 is any, but the same for both.
             let bound = socket.local_addr().map_err(failed)?;
@@ -75,7 +105,7 @@ impl DnsServer {
             server.register_listener(listener, TCP_IDLE, TCP_ANSWERS);
             addresses.push(bound);
         }
-        Ok(DnsServer { server, addresses })
+        Ok(Server { server, addresses })
     }
 
     pub fn addresses(&self) -> &[SocketAddr] {
@@ -212,7 +242,7 @@ impl Handler {
                     return Ok(reply);
                 }
                 Answer::Alias(record, target) => {
-                    reply.answers.push(record);
+                    reply.answers.push(*record);
                     if self.zone.contains(&target) {
                         name = target;
                         continue;

@@ -77,7 +77,7 @@ pub(crate) fn index() -> InformerIndex {
 }
 
 pub(crate) fn zone() -> Zone {
-    Zone::new("cluster.local", vec!["10.96.0.10".parse().unwrap()], 7).unwrap()
+    Zone::new("cluster.local", vec!["10.96.0.10".parse().unwrap()]).unwrap()
 }
 
 /// An answer in words: records without owner and time to live, `+` before additional ones.

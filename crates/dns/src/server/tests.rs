@@ -5,20 +5,21 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::answer::tests::{index, zone};
+use crate::answer::tests::index;
 
-async fn start(forward: Forwarder) -> (DnsServer, SocketAddr) {
-    let listen = vec!["127.0.0.1:0".parse().unwrap()];
-    let server = DnsServer::start(
-        DnsOptions {
-            zone: zone(),
-            listen,
-            forward,
-        },
-        Arc::new(index()),
-    )
-    .await
-    .unwrap();
+fn options(listen: &str) -> Options {
+    Options {
+        listen: vec![listen.parse().unwrap()],
+        cluster_domain: "cluster.local".into(),
+        resolv_conf: "/nonexistent".into(),
+        cluster_dns: "10.96.0.10".parse().unwrap(),
+    }
+}
+
+async fn start(forward: Forwarder) -> (Server, SocketAddr) {
+    let server = Server::start_from(Arc::new(index()), forward, options("127.0.0.1:0"))
+        .await
+        .unwrap();
     let address = server.addresses()[0];
     (server, address)
 }
@@ -172,14 +173,15 @@ async fn what_does_not_fit_is_truncated_and_complete_over_tcp() {
 #[tokio::test]
 async fn a_busy_port_is_named() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let listen = vec![socket.local_addr().unwrap()];
-    let options = DnsOptions {
-        zone: zone(),
-        listen: listen.clone(),
-        forward: Forwarder::to(Vec::new()),
-    };
-    let Err(error) = DnsServer::start(options, Arc::new(index())).await else {
+    let address = socket.local_addr().unwrap();
+    let outcome = Server::start_from(
+        Arc::new(index()),
+        Forwarder::to(Vec::new()),
+        options(&address.to_string()),
+    )
+    .await;
+    let Err(StartError::Listen { address: named, .. }) = outcome else {
         panic!("must fail")
     };
-    assert_eq!(error.address, listen[0]);
+    assert_eq!(named, address);
 }
