@@ -30,11 +30,24 @@ pub(crate) struct TestNode {
 pub(crate) struct Pod {
     pub(crate) net: PathBuf,
     pub(crate) ip: IpAddr,
+    pub(crate) ips: Vec<IpAddr>,
     pub(crate) request: PodNetworkRequest,
 }
 
 /// Runs a test on a node, or says why it cannot.
 pub(crate) fn on_a_node(test: impl AsyncFnOnce(&mut TestNode) + Send) {
+    run_on_a_node("10.42.0.0/24", test);
+}
+
+pub(crate) fn on_a_dual_stack_node(test: impl AsyncFnOnce(&mut TestNode) + Send) {
+    if !Path::new("/proc/net/if_inet6").exists() {
+        println!("skipped: the kernel has no IPv6");
+        return;
+    }
+    run_on_a_node("10.42.0.0/24,fd00:42::/64", test);
+}
+
+fn run_on_a_node(ranges: &str, test: impl AsyncFnOnce(&mut TestNode) + Send) {
     if !is_root() {
         println!("skipped: needs root");
         return;
@@ -45,7 +58,7 @@ pub(crate) fn on_a_node(test: impl AsyncFnOnce(&mut TestNode) + Send) {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let mut node = TestNode::new().await;
+            let mut node = TestNode::new(ranges).await;
             test(&mut node).await;
         });
         Ok(())
@@ -59,7 +72,7 @@ fn is_root() -> bool {
 }
 
 impl TestNode {
-    async fn new() -> Self {
+    async fn new(ranges: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let host = Host::kernel().unwrap();
         host.links.change_link("lo", &LinkChange::Up).unwrap();
@@ -95,7 +108,7 @@ impl TestNode {
             .unwrap();
         }
         let network = open_network(&host, dir.path());
-        network.set_pod_cidr("10.42.0.0/24").await.unwrap();
+        network.set_pod_cidr(ranges).await.unwrap();
         TestNode {
             host,
             network,
@@ -125,6 +138,7 @@ impl TestNode {
         Pod {
             net,
             ip: status.ips[0],
+            ips: status.ips,
             request,
         }
     }
@@ -156,8 +170,12 @@ pub(crate) fn open_network(host: &Host, dir: &Path) -> BridgeNetwork {
     let options = Options {
         names: names(),
         state: state_dir(dir),
-        cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
-        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+        cluster_cidrs: ["10.42.0.0/16", "fd00:42::/48"]
+            .map(|net| net.parse().unwrap())
+            .to_vec(),
+        service_cidrs: ["10.96.0.0/16", "fd00:96::/108"]
+            .map(|net| net.parse().unwrap())
+            .to_vec(),
         mtu: None,
     };
     BridgeNetwork::open(host.clone(), options).unwrap()
@@ -166,27 +184,33 @@ pub(crate) fn open_network(host: &Host, dir: &Path) -> BridgeNetwork {
 /// TCP and UDP on port 8080 in a namespace; the threads end with the test binary.
 pub(crate) fn serve(net: &Path, name: &str) {
     in_net(net, || {
-        let listener = TcpListener::bind("0.0.0.0:8080").unwrap();
-        let tag = name.to_owned();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { return };
-                let peer = stream.peer_addr().unwrap().ip();
-                // The caller may be gone already.
-                let _ = stream.write_all(format!("{tag} {peer}").as_bytes());
-            }
-        });
-        let socket = UdpSocket::bind("0.0.0.0:8080").unwrap();
-        let tag = name.to_owned();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 64];
-            while let Ok((_, from)) = socket.recv_from(&mut buffer) {
-                let _ = socket.send_to(format!("{tag} {}", from.ip()).as_bytes(), from);
-            }
-        });
+        serve_here("::", name);
         Ok(())
     })
     .unwrap();
+}
+
+/// The same on one address of the calling thread's namespace.
+pub(crate) fn serve_here(address: &str, name: &str) {
+    let address: IpAddr = address.parse().unwrap();
+    let listener = TcpListener::bind((address, 8080)).unwrap();
+    let tag = name.to_owned();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let peer = stream.peer_addr().unwrap().ip().to_canonical();
+            // The caller may be gone already.
+            let _ = stream.write_all(format!("{tag} {peer}").as_bytes());
+        }
+    });
+    let socket = UdpSocket::bind((address, 8080)).unwrap();
+    let tag = name.to_owned();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(format!("{tag} {}", from.ip().to_canonical()).as_bytes(), from);
+        }
+    });
 }
 
 /// Who answers, and what address it saw; `refused`, `timeout` or another word for no answer.
@@ -227,4 +251,24 @@ fn talk(to: SocketAddr) -> String {
             other => format!("{other:?}"),
         },
     }
+}
+
+/// One datagram there, and what came back; empty for nothing.
+pub(crate) async fn ask_udp(from: Option<&Path>, to: &str) -> String {
+    let to: SocketAddr = to.parse().unwrap();
+    let ask = move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let mut buffer = [0; 64];
+        match socket.send_to(b"?", to).and_then(|_| socket.recv(&mut buffer)) {
+            Ok(length) => String::from_utf8_lossy(&buffer[..length]).into_owned(),
+            Err(_) => String::new(),
+        }
+    };
+    let from = from.map(Path::to_owned);
+    let asked = tokio::task::spawn_blocking(move || match from {
+        Some(net) => in_net(&net, || Ok(ask())).unwrap(),
+        None => ask(),
+    });
+    asked.await.unwrap()
 }

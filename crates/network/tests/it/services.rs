@@ -34,10 +34,14 @@ impl Cluster {
             names: names(),
             node_name: "here".into(),
             node_ips: vec![NODE.parse().unwrap()],
-            families: vec![IpFamily::V4],
+            families: vec![IpFamily::V4, IpFamily::V6],
             table: TableOptions {
-                cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
-                service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+                cluster_cidrs: ["10.42.0.0/16", "fd00:42::/48"]
+                    .map(|net| net.parse().unwrap())
+                    .to_vec(),
+                service_cidrs: ["10.96.0.0/16", "fd00:96::/108"]
+                    .map(|net| net.parse().unwrap())
+                    .to_vec(),
                 node_port_addresses: Vec::new(),
                 mark: 0x4000,
                 masquerade_all: false,
@@ -71,12 +75,14 @@ impl Cluster {
             .iter()
             .map(|(ip, node)| json!({"addresses": [ip], "nodeName": node, "conditions": {"ready": true}}))
             .collect();
-        let meta = json!({"namespace": "ns", "name": format!("{name}-x"), "uid": name,
+        let six = list.first().is_some_and(|(ip, _)| ip.is_ipv6());
+        let (kind, tail) = if six { ("IPv6", "six") } else { ("IPv4", "x") };
+        let meta = json!({"namespace": "ns", "name": format!("{name}-{tail}"), "uid": format!("{name}-{tail}"),
             "resourceVersion": self.next(), "labels": {"kubernetes.io/service-name": name}});
         let ports = json!([{"name": "p", "port": 8080, "protocol": protocol}]);
         self.slices.written(
             serde_json::from_value(
-                json!({"metadata": meta, "addressType": "IPv4", "endpoints": endpoints,
+                json!({"metadata": meta, "addressType": kind, "endpoints": endpoints,
                 "ports": ports}),
             )
             .unwrap(),
@@ -383,5 +389,70 @@ fn two_instances_do_not_touch_each_other() {
                 .trim(),
             "1"
         );
+    });
+}
+
+/// As cluster DNS is: a server of the node itself, on the bridge's address.
+#[test]
+fn an_endpoint_may_be_the_node_itself() {
+    on_a_node(async |node| {
+        let client = node.pod("client").await;
+        serve_here("10.42.0.1", "node");
+        let mut cluster = Cluster::start(node).await;
+        let gateway = "10.42.0.1".parse().unwrap();
+        for (name, ip, protocol) in [("dns-tcp", "10.96.0.10", "TCP"), ("dns", "10.96.0.11", "UDP")] {
+            cluster.service(name, spec(ip, protocol, json!({})));
+            cluster.endpoints(name, protocol, &[(gateway, "here")]);
+        }
+        for from in [Some(client.net.as_path()), None] {
+            expect(from, "10.96.0.10:80", |answer| answer.who == "node", "tcp").await;
+            let mut heard = String::new();
+            for _ in 0..100 {
+                heard = ask_udp(from, "10.96.0.11:80").await;
+                if heard.starts_with("node ") {
+                    break;
+                }
+            }
+            assert!(heard.starts_with("node "), "{from:?} {heard}");
+        }
+    });
+}
+
+#[test]
+fn both_families_are_served() {
+    on_a_dual_stack_node(async |node| {
+        let (a, b) = (node.server("a").await, node.server("b").await);
+        let client = node.pod("client").await;
+        let mut cluster = Cluster::start(node).await;
+        let more = json!({"clusterIPs": ["10.96.0.5", "fd00:96::5"], "type": "NodePort",
+            "ports": [{"name": "p", "port": 80, "protocol": "TCP", "nodePort": 30080}]});
+        cluster.service("web", spec("10.96.0.5", "TCP", more));
+        let sticky = json!({"clusterIPs": ["10.96.0.6", "fd00:96::6"], "sessionAffinity": "ClientIP"});
+        cluster.service("sticky", spec("10.96.0.6", "TCP", sticky));
+        for name in ["web", "sticky"] {
+            cluster.endpoints(name, "TCP", &[(a.ips[0], "here"), (b.ips[0], "here")]);
+            cluster.endpoints(name, "TCP", &[(a.ips[1], "here"), (b.ips[1], "here")]);
+        }
+        let served = |answer: &Answer| answer.who == "a" || answer.who == "b";
+        for to in [
+            "10.96.0.5:80",
+            "[fd00:96::5]:80",
+            "[fd00:96::6]:80",
+            "[fd00:42::1]:30080",
+        ] {
+            for from in [Some(client.net.as_path()), None] {
+                expect(from, to, served, "dual stack").await;
+            }
+        }
+        let first = call(Some(&client.net), "[fd00:96::6]:80").await.who;
+        for _ in 0..10 {
+            assert_eq!(call(Some(&client.net), "[fd00:96::6]:80").await.who, first);
+        }
+        // A pod that reaches itself.
+        for _ in 0..10 {
+            let answer = call(Some(&a.net), "[fd00:96::5]:80").await;
+            assert!(served(&answer), "{answer:?}");
+        }
+        assert_eq!(call(Some(&client.net), "[fd00:96::5]:81").await.who, "refused");
     });
 }
