@@ -15,6 +15,9 @@ const VALUE: usize = 1024;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    if let (Some("start"), Some(dir)) = (std::env::args().nth(1).as_deref(), std::env::args().nth(2)) {
+        return start(Path::new(&dir)).await;
+    }
     let dir = std::env::args()
         .nth(1)
         .map_or_else(|| PathBuf::from("store-bench.tmp"), PathBuf::from);
@@ -74,24 +77,45 @@ async fn scenarios(dir: &Path) -> anyhow::Result<()> {
     reader.abort();
     println!(r#"{{"scenario":"close","ms":{:.2}}}"#, ms(begin));
     drop(store);
-    let begin = Instant::now();
+    // In processes of their own, for what memory they need.
+    let small = dir.join("small");
+    Embedded::open(&small, Options::default()).await?.close().await?;
+    for dir in [dir, &small] {
+        let status = std::process::Command::new(std::env::current_exe()?)
+            .arg("start")
+            .arg(dir)
+            .status()?;
+        anyhow::ensure!(status.success(), "the process that starts a store failed");
+    }
     let store = Embedded::open(dir, Options::default()).await?;
-    let keys = store.status().await?.keys;
-    println!(
-        r#"{{"scenario":"start","keys":{keys},"ms":{:.2},"rss_kib":{}}}"#,
-        ms(begin),
-        rss()
-    );
-    // The same file as a crash would leave it.
+    // The same files as a crash would leave them: nothing writes to them now.
     store.txn(Txn::put("/a", "x")).await?;
     let copy = dir.join("copy");
     std::fs::create_dir(&copy)?;
-    std::fs::copy(dir.join("store.redb"), copy.join("store.redb"))?;
+    for file in ["store.redb", "log.0", "log.1"] {
+        std::fs::copy(dir.join(file), copy.join(file))?;
+    }
     let begin = Instant::now();
     let crashed = Embedded::open(&copy, Options::default()).await?;
     println!(r#"{{"scenario":"start after a crash","ms":{:.2}}}"#, ms(begin));
     crashed.close().await?;
-    idle().await;
+    Ok(store.close().await?)
+}
+
+async fn start(dir: &Path) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let store = Embedded::open(dir, Options::default()).await?;
+    let status = store.status().await?;
+    println!(
+        r#"{{"scenario":"start","keys":{},"revision":{},"ms":{:.2},"rss_kib":{}}}"#,
+        status.keys,
+        status.revision,
+        ms(begin),
+        rss()
+    );
+    if status.keys == 0 {
+        idle().await;
+    }
     Ok(store.close().await?)
 }
 

@@ -90,24 +90,11 @@ impl Index {
 
     /// Every version in a range, deletions too.
     pub(crate) fn versions(&self, range: &KeyRange) -> impl Iterator<Item = (&Bytes, &Version)> {
-        let upper = match &range.end {
-            // An empty or reversed range would make BTreeMap panic; end it where it starts.
-            Some(end) => Bound::Excluded(if *end < range.start {
-                &range.start[..]
-            } else {
-                &end[..]
-            }),
-            None => Bound::Unbounded,
-        };
-        let lower = Bound::Included(&range.start[..]);
-        let bounds = if range.is_empty() {
-            (lower, Bound::Included(&range.start[..]))
-        } else {
-            (lower, upper)
-        };
+        // BTreeMap panics at a reversed range.
+        let end = range.end.as_ref().map(|end| end.max(&range.start));
+        let upper = end.map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..]));
         self.keys
-            .range::<[u8], _>(bounds)
-            .take_while(|(key, _)| range.contains(key))
+            .range::<[u8], _>((Bound::Included(&range.start[..]), upper))
     }
 
     /// The keys of a range as they stood at a revision the caller has found readable.

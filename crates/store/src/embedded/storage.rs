@@ -248,17 +248,16 @@ impl Snapshot {
         wanted: &[(Position, usize)],
         mut found: impl FnMut(usize, Bytes),
     ) -> Result<(), Fault> {
-        let [(first, _), .., (last, _)] = wanted else {
-            return wanted
-                .iter()
-                .try_for_each(|(position, place)| Ok(found(*place, self.required(*position)?)));
+        let (Some((first, _)), Some((last, _))) = (wanted.first(), wanted.last()) else {
+            return Ok(());
         };
         // Reading past what is not wanted is cheaper than looking each one up, unless little is wanted.
         let span = (last.revision() - first.revision()).unsigned_abs() as usize;
         if span / 8 > wanted.len() {
-            return wanted
-                .iter()
-                .try_for_each(|(position, place)| Ok(found(*place, self.required(*position)?)));
+            for (position, place) in wanted {
+                found(*place, self.required(*position)?);
+            }
+            return Ok(());
         }
         let mut wanted = wanted.iter().peekable();
         let bad = self.guarded(|| {

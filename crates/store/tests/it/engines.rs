@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use store::embedded::Options;
 use store::suite::{self, model};
-use store::{Embedded, Memory, Store};
+use store::{Embedded, Error, KeyRange, Memory, Op, RangeRequest, Store, Txn};
 
 /// Little of everything, so that small tests reach the slow paths too.
 fn small() -> Options {
@@ -62,4 +62,62 @@ async fn embedded_follows_the_model() {
         };
         model::run(store, "model", seed, 1000, Some(&reopen)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_outlive_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = embedded(dir.path().to_owned(), small()).await;
+    let put = |name: &'static str, lease| {
+        Txn::always(Op::Put {
+            key: name.into(),
+            value: "x".into(),
+            lease,
+        })
+    };
+    let ttl = std::time::Duration::from_secs(3600);
+    let (kept, revoked) = (
+        store.lease_grant(ttl).await.expect("grant"),
+        store.lease_grant(ttl).await.expect("grant"),
+    );
+    for txn in [put("/a", kept.id), put("/b", revoked.id), put("/c", 0)] {
+        store.txn(txn).await.expect("put");
+    }
+    store.lease_revoke(revoked.id).await.expect("revoke");
+    store.close().await.expect("close");
+    drop(store);
+    let store = embedded(dir.path().to_owned(), small()).await;
+    assert!(matches!(
+        store.lease_keep_alive(revoked.id).await,
+        Err(Error::LeaseNotFound(_))
+    ));
+    assert_eq!(store.lease_keep_alive(kept.id).await.expect("still there"), kept);
+    let next = store.lease_grant(ttl).await.expect("grant");
+    assert!(next.id > revoked.id, "no lease is given twice");
+    store.lease_revoke(kept.id).await.expect("revoke");
+    let left = store
+        .range(RangeRequest::new(KeyRange::all()))
+        .await
+        .expect("range")
+        .kvs;
+    assert_eq!(left.iter().map(|kv| &kv.key[..]).collect::<Vec<_>>(), [b"/c"]);
+}
+
+/// Superseded history gives its space back: the files stop growing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compaction_gives_space_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = embedded(dir.path().to_owned(), small()).await;
+    let mut sizes = Vec::new();
+    for _ in 0..12 {
+        let writes =
+            (0..400).map(|number| store.txn(Txn::put(format!("/{}", number % 20), vec![b'x'; 2000])));
+        let revisions = futures::future::try_join_all(writes).await.expect("puts");
+        store
+            .compact(revisions[revisions.len() - 1].revision)
+            .await
+            .expect("compact");
+        sizes.push(store.status().await.expect("status").size);
+    }
+    assert!(sizes[11] < sizes[3] + sizes[3] / 10, "{sizes:?}");
 }

@@ -1,5 +1,7 @@
 //! Every engine against the shared suite; the embedded one also against crashes, faults and full disks.
 
+mod crash;
+mod directories;
 mod engines;
 mod faults;
 mod sim;
