@@ -103,7 +103,8 @@ fn pool(plan: &PortPlan, policy: Policy) -> Vec<u8> {
 #[test]
 fn which_endpoints_serve() {
     let local = json!({"internalTrafficPolicy": "Local"});
-    let cases: &[(&str, Value, &[&str], Target, &[u8])] = &[
+    type Case<'a> = (&'a str, Value, &'a [&'a str], Target, &'a [u8]);
+    let cases: &[Case<'_>] = &[
         (
             "ready ones",
             json!({}),
@@ -337,15 +338,22 @@ fn stale_udp_connections_are_those_to_nobody() {
 
 // === the table ===
 
-fn state() -> State {
-    let options = TableOptions {
+fn options() -> TableOptions {
+    TableOptions {
         cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
         node_port_addresses: Vec::new(),
         mark: 0x4000,
         masquerade_all: false,
-    };
-    State::new(Shape::new(&Names::new("0a1b2c").unwrap(), IpFamily::V4, options))
+    }
+}
+
+fn state() -> State {
+    State::new(Shape::new(
+        &Names::new("0a1b2c").unwrap(),
+        IpFamily::V4,
+        options(),
+    ))
 }
 
 fn key(name: &str) -> ObjectKey {
@@ -450,4 +458,54 @@ fn two_claimants_of_one_front_take_turns() {
         format!("{:?}", dump.set("fronts").unwrap().elements[0].data),
         r#"Verdict(Goto("pool-2"))"#
     );
+}
+
+// === the shell ===
+
+/// A refused batch is not the end: all is written anew once the kernel takes it.
+#[tokio::test(start_paused = true)]
+async fn a_refused_batch_is_made_good() {
+    use client::Informer;
+    let kernel = Arc::new(Recorder::default());
+    let sources = super::Sources {
+        services: Informer::fixed([]),
+        slices: Informer::fixed([]),
+        node: Informer::fixed([]),
+    };
+    let (services, slices) = (sources.services.clone(), sources.slices.clone());
+    let options = super::ProxyOptions {
+        names: Names::new("0a1b2c").unwrap(),
+        node_name: "a".into(),
+        node_ips: Vec::new(),
+        families: vec![IpFamily::V4],
+        table: options(),
+        min_interval: Duration::from_millis(20),
+    };
+    let mut proxy = super::start_from(crate::Host::fake(kernel.clone()), sources, options);
+    proxy.synced().await;
+    kernel.fail("add elements", 12);
+    let mut web = service(web());
+    web.metadata.resource_version = Some("1".into());
+    services.written(web);
+    let mut one = slice(&["2 a"]).as_ref().clone();
+    one.metadata.resource_version = Some("2".into());
+    slices.written(one);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let table = Names::new("0a1b2c").unwrap().proxy_table(Family::Ip);
+    let fronts = || {
+        kernel
+            .dump(&table)
+            .unwrap()
+            .set("fronts")
+            .map_or(0, |set| set.elements.len())
+    };
+    assert_eq!(fronts(), 0);
+    kernel.heal();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(fronts(), 1);
+    // Idle means idle.
+    kernel.take_calls();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(kernel.take_calls().is_empty());
+    proxy.stop().await;
 }

@@ -51,3 +51,53 @@ fn one_change_among_ten_thousand_services_is_cheap() {
         assert!(worst < Duration::from_secs(1), "{worst:?}");
     });
 }
+
+#[test]
+fn a_hundred_pods_at_once_come_and_go_without_a_trace() {
+    on_a_node(async |node| {
+        use cri::network::{PodNetwork, PodNetworkRequest};
+        use linux::namespace::{Namespace, Namespaces};
+        let links = || node.host.links.links().unwrap().len();
+        let before = links();
+        let requests: Vec<PodNetworkRequest> = (0..100)
+            .map(|n| {
+                let net = node.dir.path().join(format!("many{n}"));
+                linux::Kernel.create(Namespace::Net, &net).unwrap();
+                PodNetworkRequest {
+                    sandbox_id: format!("many{n}"),
+                    netns_path: net,
+                    ..PodNetworkRequest::default()
+                }
+            })
+            .collect();
+        let begun = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for request in &requests {
+            let (network, request) = (node.network.clone(), request.clone());
+            tasks.spawn(async move { network.setup(request).await.unwrap().ips[0] });
+        }
+        let mut ips = tasks.join_all().await;
+        println!("100 pods wired in {:?}", begun.elapsed());
+        ips.sort();
+        ips.dedup();
+        assert_eq!(ips.len(), 100);
+        let begun = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for request in &requests {
+            let (network, request) = (node.network.clone(), request.clone());
+            tasks.spawn(async move { network.teardown(request).await.unwrap() });
+        }
+        tasks.join_all().await;
+        println!("100 pods unwired in {:?}", begun.elapsed());
+        for request in &requests {
+            linux::Kernel.remove(&request.netns_path).unwrap();
+        }
+        assert_eq!(links(), before);
+        assert_eq!(
+            std::fs::read_dir(node.dir.path().join("network/pods"))
+                .unwrap()
+                .count(),
+            0
+        );
+    });
+}

@@ -69,6 +69,13 @@ impl Cluster {
             .written(serde_json::from_value(json!({"metadata": meta, "spec": spec})).unwrap());
     }
 
+    fn balanced(&mut self, name: &str, spec: Value, ip: &str) {
+        let meta = json!({"namespace": "ns", "name": name, "uid": name, "resourceVersion": self.next()});
+        let status = json!({"loadBalancer": {"ingress": [{"ip": ip, "ipMode": "VIP"}]}});
+        let service = json!({"metadata": meta, "spec": spec, "status": status});
+        self.services.written(serde_json::from_value(service).unwrap());
+    }
+
     /// Endpoints as `(address, node)`.
     pub(crate) fn endpoints(&mut self, name: &str, protocol: &str, list: &[(IpAddr, &str)]) {
         let endpoints: Vec<Value> = list
@@ -454,5 +461,82 @@ fn both_families_are_served() {
             assert!(served(&answer), "{answer:?}");
         }
         assert_eq!(call(Some(&client.net), "[fd00:96::5]:81").await.who, "refused");
+    });
+}
+
+#[test]
+fn load_balancers_are_asked_for_health_and_keep_strangers_out() {
+    on_a_node(async |node| {
+        let a = node.server("a").await;
+        let outside = node.outside.clone();
+        let mut cluster = Cluster::start(node).await;
+        let balancer = "198.51.100.7";
+        let ranges = |range: &str| {
+            let more = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+                "healthCheckNodePort": 31000, "loadBalancerSourceRanges": [range]});
+            spec("10.96.0.5", "TCP", more)
+        };
+        cluster.balanced("web", ranges("203.0.113.0/24"), balancer);
+        cluster.endpoints("web", "TCP", &[(a.ip, "here")]);
+        expect(None, "10.96.0.5:80", |answer| answer.who == "a", "cluster IP").await;
+        let front = format!("{balancer}:80");
+        assert_eq!(
+            call(Some(&outside), &front).await.who,
+            "timeout",
+            "not from there"
+        );
+        cluster.balanced("web", ranges("192.0.2.0/24"), balancer);
+        let far = expect(Some(&outside), &front, |answer| answer.who == "a", "from there").await;
+        assert_eq!(far.saw, OUTSIDER);
+
+        let health = async || {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let mut stream = tokio::net::TcpStream::connect("127.0.0.1:31000").await.unwrap();
+            stream
+                .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            text
+        };
+        let text = health().await;
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        assert!(text.contains("\"localEndpoints\": 1"), "{text}");
+        cluster.endpoints("web", "TCP", &[(a.ip, "there")]);
+        expect(
+            Some(&outside),
+            &front,
+            |answer| answer.who == "timeout",
+            "gone from here",
+        )
+        .await;
+        assert!(health().await.starts_with("HTTP/1.1 503"));
+    });
+}
+
+#[test]
+fn bridge_filtering_is_not_needed() {
+    on_a_node(async |node| {
+        let setting = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables");
+        if setting.exists() {
+            std::fs::write(setting, "0").unwrap();
+        }
+        let a = node.server("a").await;
+        let client = node.pod("client").await;
+        let mut cluster = Cluster::start(node).await;
+        cluster.service("web", spec("10.96.0.5", "TCP", json!({})));
+        cluster.endpoints("web", "TCP", &[(a.ip, "here")]);
+        for from in [&client.net, &a.net] {
+            expect(
+                Some(from),
+                "10.96.0.5:80",
+                |answer| answer.who == "a",
+                "through the bridge",
+            )
+            .await;
+        }
+        let other = call(Some(&client.net), "10.96.0.5:81").await;
+        assert_eq!(other.who, "refused");
     });
 }
