@@ -254,7 +254,7 @@ fn root() -> Result<()> {
 }
 
 /// Runs `work` on a thread of its own in new namespaces of these kinds.
-fn in_new(flags: UnshareFlags, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+pub(crate) fn in_new(flags: UnshareFlags, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             // SAFETY: no caller passes the flag that splits the descriptor table.

@@ -13,7 +13,7 @@ pub fn install(program: &[u8]) -> Result<()> {
         operation: "install seccomp filter",
         detail,
     };
-    if program.is_empty() || program.len() % INSTRUCTION_SIZE != 0 {
+    if program.is_empty() || !program.len().is_multiple_of(INSTRUCTION_SIZE) {
         return Err(invalid(format!(
             "{} bytes are not whole instructions",
             program.len()
