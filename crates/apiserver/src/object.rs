@@ -125,7 +125,10 @@ pub fn convert(resource: &Resource, object: Value, version: usize) -> Value {
     if text(&object, "apiVersion") == to.api_version {
         return object;
     }
-    let mut object = match resource.strategy.convert(&object, &to.version) {
+    let own_group = machinery::gvk::GroupVersion::parse(&to.api_version)
+        .is_some_and(|gv| gv.group == resource.info.group);
+    let wanted = if own_group { &to.version } else { &to.api_version };
+    let mut object = match resource.strategy.convert(&object, wanted) {
         Some(converted) => converted,
         None => object,
     };

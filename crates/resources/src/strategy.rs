@@ -198,6 +198,11 @@ pub trait Strategy: Send + Sync + 'static {
         &[]
     }
 
+    /// A field as [`Self::selectable_fields`] names it, from another version's name for it.
+    fn canonical_field(&self, field: &str) -> CompactString {
+        field.into()
+    }
+
     /// The values of [`Self::selectable_fields`], in that order; absent ones are empty texts.
     fn select(&self, object: &Value) -> Vec<CompactString> {
         let text = |value: &Value| match value {
@@ -278,7 +283,8 @@ pub trait Strategy: Send + Sync + 'static {
         if kind.has_status { &[&["f:status"]] } else { &[] }
     }
 
-    /// The object in another version of its group: `version` is the new `apiVersion`'s version. `None` if all
+    /// The object in another version of its group: `version` is the new `apiVersion`'s version (the whole
+    /// `apiVersion` if another group shares the objects). `None` if all
     /// versions have the same fields.
     fn convert(&self, _object: &Value, _version: &str) -> Option<Value> {
         None

@@ -169,3 +169,48 @@ impl Drop for Receiver {
         state.trim();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::{Change, Entry, Meta};
+    use super::*;
+    use bytes::Bytes;
+
+    fn event(revision: u64) -> Arc<Event> {
+        let entry = Entry::new(Bytes::new(), Meta::default(), revision, 1, Bytes::new());
+        Arc::new(Event::new(Change::Modified, Arc::new(entry), None))
+    }
+
+    fn take(receiver: &mut Receiver) -> Result<Vec<u64>, Ended> {
+        let mut out = Vec::new();
+        match receiver.poll_take(&mut Context::from_waker(Waker::noop()), usize::MAX / 2, &mut out) {
+            Poll::Ready(Err(ended)) => Err(ended),
+            _ => Ok(out.iter().map(|e| e.revision()).collect()),
+        }
+    }
+
+    #[tokio::test]
+    async fn events_stay_until_all_have_them_and_the_slow_fall_off() {
+        let feed = Arc::new(Feed::default());
+        feed.push(&event(1));
+        let (mut quick, mut slow) = (feed.subscribe(), feed.subscribe());
+        feed.push(&event(2));
+        assert_eq!(take(&mut quick), Ok(vec![2]), "what came before is not seen");
+        assert_eq!(feed.state.lock().slots.len(), 1);
+        assert_eq!(take(&mut slow), Ok(vec![2]));
+        assert_eq!(feed.state.lock().slots.len(), 0);
+        for revision in 0..=CAPACITY as u64 {
+            feed.push(&event(revision));
+            assert_eq!(take(&mut quick), Ok(vec![revision]));
+        }
+        assert_eq!(take(&mut slow), Err(Ended::Lagged));
+        drop(slow);
+        assert_eq!(feed.state.lock().slots.len(), 0);
+        feed.push(&event(9));
+        feed.close();
+        assert_eq!(take(&mut quick), Ok(vec![9]));
+        assert_eq!(take(&mut quick), Err(Ended::Closed));
+        drop(quick);
+        assert!(feed.is_unused());
+    }
+}

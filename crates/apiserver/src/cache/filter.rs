@@ -49,14 +49,13 @@ impl Filter {
         name: &str,
         options: &ListOptions,
     ) -> Result<Self, ApiError> {
-        if let Some(fields) = &options.fields {
-            for requirement in &fields.requirements {
-                check_field(resource, &requirement.field)?;
-            }
+        let mut fields = options.fields.clone();
+        for requirement in fields.iter_mut().flat_map(|f| &mut f.requirements) {
+            requirement.field = resource.strategy.canonical_field(&requirement.field).into();
+            check_field(resource, &requirement.field)?;
         }
         let exact = |field| {
-            options
-                .fields
+            fields
                 .as_ref()
                 .and_then(|f| f.exact(field))
                 .map(CompactString::from)
@@ -78,7 +77,7 @@ impl Filter {
             namespace,
             name,
             labels: options.labels.clone(),
-            fields: options.fields.clone(),
+            fields,
         })
     }
 

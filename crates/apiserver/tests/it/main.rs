@@ -1,5 +1,6 @@
 //! The API server as a component: requests in process, a store in memory.
 
+mod connect;
 mod lists;
 mod objects;
 mod patches;
@@ -61,9 +62,11 @@ impl Answer {
 impl Api {
     async fn start() -> Self {
         let store: Arc<dyn store::Store> = Arc::new(store::Memory::new());
-        let server = Server::start(Config::new(Arc::clone(&store), Arc::new(SystemClock)))
-            .await
-            .expect("starts");
+        let config = Config {
+            dial: Arc::new(connect::EchoKubelet),
+            ..Config::new(Arc::clone(&store), Arc::new(SystemClock))
+        };
+        let server = Server::start(config).await.expect("starts");
         let user = Arc::new(UserInfo::authenticated("admin", &["system:masters"]));
         Self {
             service: server.service(),

@@ -355,3 +355,70 @@ async fn yaml_and_protobuf_are_read_and_written() {
     );
     assert_eq!(api.get_as(&path, "text/html").await.status.as_u16(), 406);
 }
+
+#[tokio::test]
+async fn events_are_one_under_both_groups() {
+    let api = Api::start().await;
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "message": "m", "reason": "r", "type": "Normal", "count": 2});
+    api.post("/api/v1/namespaces/default/events", event).await.ok();
+    let path = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let seen = api.get(&format!("{path}/e")).await.ok();
+    assert_eq!(
+        (seen["note"].as_str(), seen["regarding"]["name"].as_str()),
+        (Some("m"), Some("p"))
+    );
+    assert_eq!(seen["apiVersion"], "events.k8s.io/v1");
+    let list = api
+        .get(&format!("{path}?fieldSelector=regarding.name%3Dp"))
+        .await
+        .ok();
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(1));
+    let patched = api
+        .patch(&format!("{path}/e"), "merge-patch+json", json!({"note": "n"}))
+        .await
+        .ok();
+    assert_eq!(patched["note"], "n");
+    assert_eq!(
+        api.get("/api/v1/namespaces/default/events/e").await.ok()["message"],
+        "n"
+    );
+}
+
+#[tokio::test]
+async fn autoscalers_are_one_in_both_versions() {
+    let api = Api::start().await;
+    let v1 = json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 70,
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}});
+    api.post(
+        "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers",
+        v1,
+    )
+    .await
+    .ok();
+    let v2 = api
+        .get("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/h")
+        .await
+        .ok();
+    assert_eq!(
+        v2["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"],
+        70
+    );
+    let kv = api
+        .store
+        .get(b"/registry/horizontalpodautoscalers/default/h")
+        .await
+        .expect("store")
+        .kv
+        .expect("stored");
+    assert!(
+        kv.value.starts_with(b"k8s\0\n)\n\x0eautoscaling/v2"),
+        "{:?}",
+        &kv.value[..40]
+    );
+    let back = api
+        .get("/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers/h")
+        .await
+        .ok();
+    assert_eq!(back["spec"]["targetCPUUtilizationPercentage"], 70);
+}

@@ -189,28 +189,6 @@ async fn bookmarks_come_when_there_is_news_and_watches_end() {
 }
 
 #[tokio::test]
-async fn a_slow_watcher_is_closed_and_others_go_on() {
-    let api = Api::start().await;
-    api.config_map("a", "1").await;
-    let list = api.get(MAPS).await.ok();
-    let from = format!("&resourceVersion={}", version(&list));
-    let mut slow = Watch::start(&api, &from).await;
-    for i in 0..10_100 {
-        let body = json!({"data": {"k": i.to_string()}});
-        api.patch(&format!("{MAPS}/a"), "merge-patch+json", body)
-            .await
-            .ok();
-    }
-    let mut seen = 0;
-    while slow.next().await.is_some() {
-        seen += 1;
-    }
-    assert!(seen < 10_100, "{seen}");
-    let mut quick = Watch::start(&api, "").await;
-    quick.expect(&["ADDED a"]).await;
-}
-
-#[tokio::test]
 async fn protobuf_frames_are_counted() {
     let api = Api::start().await;
     api.config_map("a", "1").await;

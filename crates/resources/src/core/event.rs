@@ -83,6 +83,22 @@ impl Strategy for Event {
         Some(TIME_TO_LIVE_SECONDS)
     }
 
+    fn convert(&self, object: &Value, version: &str) -> Option<Value> {
+        match version {
+            "events.k8s.io/v1" => Some(to_events(object)),
+            _ if text(object, "apiVersion") == "events.k8s.io/v1" => Some(to_core(object)),
+            _ => None,
+        }
+    }
+
+    fn canonical_field(&self, field: &str) -> CompactString {
+        match field.strip_prefix("regarding.") {
+            Some(part) => compact_str::format_compact!("involvedObject.{part}"),
+            None if field == "reportingController" => "reportingComponent".into(),
+            None => field.into(),
+        }
+    }
+
     fn columns(&self) -> &'static [Column] {
         &COLUMNS
     }
