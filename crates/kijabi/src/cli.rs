@@ -41,7 +41,14 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct DataDir {
     /// Directory that holds all state of this instance
-    #[arg(short = 'd', long, env = "KIJABI_DATA_DIR", default_value = "/var/lib/kijabi", value_name = "DIR")]
+    #[arg(
+        short = 'd',
+        long,
+        env = "KIJABI_DATA_DIR",
+        default_value = "/var/lib/kijabi",
+        value_name = "DIR",
+        global = true
+    )]
     pub data_dir: PathBuf,
 }
 
@@ -154,6 +161,18 @@ pub enum ImageCommand {
         #[arg(required = true)]
         images: Vec<String>,
     },
+}
+
+impl Up {
+    /// What `kijabi up` without a flag means.
+    pub fn usual() -> Self {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            up: Up,
+        }
+        Alone::parse_from(["up"]).up
+    }
 }
 
 fn octal(text: &str) -> Result<u32, String> {

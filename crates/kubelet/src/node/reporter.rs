@@ -175,8 +175,9 @@ impl Reporter {
     }
 
     async fn report(&mut self) -> Result<()> {
-        let observed = self.observe().await;
+        // The range decides whether the network is ready, which is part of what is observed.
         self.tell_pod_cidr().await;
+        let observed = self.observe().await;
         let Some(known) = self.node.state.read().node.clone() else {
             return Ok(());
         };

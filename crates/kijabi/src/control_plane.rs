@@ -1,0 +1,183 @@
+//! The control plane in one process: store, API server, scheduler, controllers.
+
+use crate::cli::Up;
+use crate::instance::{Instance, write_atomically};
+use crate::pki::Pki;
+use crate::progress::Progress;
+use access::authentication::Authenticator;
+use access::authentication::service_account::{Issuer, ServiceAccounts, SigningKey};
+use access::authentication::x509::X509;
+use access::authorization::{Masters, Union, node, rbac::Rbac};
+use anyhow::Context;
+use apiserver::registry::ServiceAllocator;
+use apiserver::{Advertise, Config, Server};
+use client::Informers;
+use machinery::clock::{Clock, SystemClock};
+use machinery::user::UserInfo;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use store::Store;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use wire::tls::ServerTls;
+
+/// What the control plane is told beside the flags.
+pub struct Settings<'a> {
+    pub options: &'a Up,
+    pub instance: &'a Instance,
+    pub pki: &'a Pki,
+    pub node_name: &'a str,
+    /// The address the `kubernetes` Service leads to, and that Service's own.
+    pub advertise: IpAddr,
+    pub service_ip: IpAddr,
+}
+
+/// A running control plane.
+pub struct ControlPlane {
+    pub server: Server,
+    pub clock: Arc<dyn Clock>,
+    /// Shared by every component in this process.
+    pub informers: Informers,
+    store: Arc<dyn Store>,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl ControlPlane {
+    /// Starts everything; returns when requests are answered.
+    pub async fn start(settings: Settings<'_>, listener: TcpListener, progress: &Progress) -> anyhow::Result<Self> {
+        let Settings { options, instance, pki, .. } = settings;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let store: Arc<dyn Store> = Arc::new(open_store(instance).await?);
+        progress.step("store open");
+        let mut config = server_config(&settings, Arc::clone(&store), &clock)?;
+        let (first, last) = options.service_node_port_range;
+        let services = ServiceAllocator::load(&*store, &[options.service_cidr], first..=last)
+            .await
+            .map_err(|error| anyhow::anyhow!("cannot read the stored Services: {}", error.message))?;
+        config.hooks.push(services.hooks());
+        let server = Server::start(config)
+            .await
+            .context("cannot start the API server")?;
+        let tls = ServerTls::new(&pki.server)?;
+        let serving = {
+            let server = server.clone();
+            tokio::spawn(async move { server.serve(listener, tls).await })
+        };
+        progress.step(format_args!("API server ready on https://127.0.0.1:{}", options.https_listen_port));
+
+        let stop = CancellationToken::new();
+        // One set of informers for the process: decoded once, whoever asks.
+        let reader = UserInfo::authenticated("system:kijabi:informers", &["system:masters"]);
+        let informers = Informers::new(server.client(reader, "kijabi"));
+        let mut tasks = vec![serving];
+        tasks.push(tokio::spawn(controllers::run(
+            controller_options(&settings, &server, &informers, &clock),
+            stop.clone(),
+        )));
+        let scheduler_client =
+            server.client(UserInfo::authenticated("system:kube-scheduler", &[]), "kube-scheduler");
+        let mut scheduler = scheduler::Options::new(scheduler_client, informers.clone(), Arc::clone(&clock));
+        settings.node_name.clone_into(&mut scheduler.host);
+        tasks.push(tokio::spawn(scheduler::Scheduler::new(scheduler).run(stop.clone())));
+        progress.step("scheduler and controllers running");
+        Ok(Self { server, clock, informers, store, stop, tasks })
+    }
+
+    /// Stops scheduler and controllers, then the API server, then the store.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.informers.stop();
+        self.server.shutdown();
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a component ended badly");
+            }
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::error!(%error, "closing the store");
+        }
+    }
+}
+
+async fn open_store(instance: &Instance) -> anyhow::Result<store::Embedded> {
+    let directory = instance.server().join("db");
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot create {}; is the disk full or read-only?", directory.display()))?;
+    store::Embedded::open(&directory, store::embedded::Options::default())
+        .await
+        .with_context(|| format!("cannot open the store in {}", directory.display()))
+}
+
+fn server_config(settings: &Settings<'_>, store: Arc<dyn Store>, clock: &Arc<dyn Clock>) -> anyhow::Result<Config> {
+    let Settings { options, instance, pki, .. } = settings;
+    let issuer_url = format!("https://kubernetes.default.svc.{}", options.cluster_domain);
+    let key = signing_key(&instance.server().join("tls/service-account.key"))?;
+    let issuer = Arc::new(Issuer::new(&issuer_url, key, Arc::clone(clock)));
+    let accounts = Arc::new(ServiceAccounts::new(
+        vec![issuer_url.clone()],
+        vec![issuer_url.clone()],
+        vec![issuer.public_key().clone()],
+        Arc::clone(clock),
+    ));
+    let x509: Arc<dyn Authenticator> = Arc::new(X509::new(&pki.authority, Arc::clone(clock))?);
+    let kubelets = wire::tls::client_config(&pki.authority, Some(&pki.kubelet_client))?;
+    Ok(Config {
+        authenticators: vec![x509, Arc::clone(&accounts) as Arc<dyn Authenticator>],
+        authorizer: Arc::new(Union::new(vec![
+            Arc::new(Masters),
+            Arc::new(node::Node::default()),
+            Arc::new(Rbac::default()),
+        ])),
+        admission: access::admission::plugins::default_chain(),
+        issuer: Some(issuer),
+        service_accounts: Some(accounts),
+        audiences: vec![issuer_url],
+        dial: Arc::new(apiserver::connect::Network::new(Some(kubelets))),
+        hooks: vec![ServiceAllocator::new(&[options.service_cidr], node_ports(options)).hooks()],
+        advertise: Some(Advertise {
+            address: SocketAddr::new(settings.advertise, options.https_listen_port),
+            service_address: settings.service_ip,
+        }),
+        ..Config::new(store, Arc::clone(clock))
+    })
+}
+
+fn node_ports(options: &Up) -> std::ops::RangeInclusive<u16> {
+    let (first, last) = options.service_node_port_range;
+    first..=last
+}
+
+/// The key service account tokens are signed with; made at the first start.
+fn signing_key(path: &Path) -> anyhow::Result<SigningKey> {
+    let pem = match std::fs::read_to_string(path) {
+        Ok(pem) => pem,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let pem = wire::certs::generate_key()?;
+            write_atomically(path, pem.as_bytes(), 0o600)?;
+            pem
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    SigningKey::from_pem(&pem).with_context(|| format!("{} is damaged", path.display()))
+}
+
+fn controller_options(
+    settings: &Settings<'_>,
+    server: &Server,
+    informers: &Informers,
+    clock: &Arc<dyn Clock>,
+) -> controllers::Options {
+    let identity = server.clone();
+    let client_for: controllers::ClientFor = Arc::new(move |name: &str| {
+        identity.client(UserInfo::service_account("kube-system", name), "kube-controller-manager")
+    });
+    controllers::Options {
+        cluster_cidrs: vec![settings.options.cluster_cidr],
+        service_cidrs: vec![settings.options.service_cidr],
+        root_ca: Some(settings.pki.authority.clone()),
+        ..controllers::Options::new(client_for, informers.clone(), Arc::clone(clock))
+    }
+}

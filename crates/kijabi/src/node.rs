@@ -1,0 +1,245 @@
+//! The node in one process: pod network, runtime, service proxy, kubelet, cluster DNS.
+
+use crate::cli::Up;
+use crate::control_plane::ControlPlane;
+use crate::instance::Instance;
+use crate::pki::Pki;
+use crate::progress::Progress;
+use anyhow::{Context, bail};
+use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, Patch, PatchParams};
+use kubelet::Kubelet;
+use linux::cgroup::KernelCgroups;
+use machinery::user::UserInfo;
+use network::pod::BridgeNetwork;
+use network::proxy::service::IpFamily;
+use network::proxy::table::TableOptions;
+use network::proxy::{ProxyHandle, ProxyOptions};
+use network::{Host, Names};
+use runtime::Runtime;
+use serde_json::json;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Names and addresses of the node.
+pub struct Place<'a> {
+    pub node_name: &'a str,
+    pub node_ip: IpAddr,
+    /// The address cluster DNS is reached at.
+    pub dns: IpAddr,
+}
+
+/// A running node.
+pub struct Node {
+    kubelet: Kubelet,
+    runtime: Option<Runtime>,
+    proxy: ProxyHandle,
+    dns: dns::Server,
+}
+
+/// The packet mark that asks for masquerading; as upstream's.
+const MARK: u32 = 0x4000;
+
+impl Node {
+    /// Starts everything; returns when the node is ready for pods.
+    pub async fn start(
+        options: &Up,
+        instance: &Instance,
+        pki: &Pki,
+        place: &Place<'_>,
+        control_plane: &ControlPlane,
+        progress: &Progress,
+    ) -> anyhow::Result<Self> {
+        let names = Names::new(instance.id())?;
+        let host = Host::kernel().context("cannot reach the kernel's network; `kijabi check` says what is missing")?;
+        let pods = open_network(options, instance, &names, host.clone())?;
+        let (runtime, socket) = match &options.container_runtime_endpoint {
+            Some(socket) => (None, socket.clone()),
+            None => {
+                let started = Runtime::start(runtime_config(options, instance), Arc::new(pods.clone())).await;
+                (Some(started.context("cannot start the container runtime")?), instance.cri_socket())
+            }
+        };
+        progress.step("container runtime ready");
+        let proxy = network::proxy::start(
+            host,
+            &control_plane.informers,
+            ProxyOptions {
+                names,
+                node_name: place.node_name.to_owned(),
+                node_ips: vec![place.node_ip],
+                families: vec![if place.node_ip.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }],
+                table: TableOptions {
+                    cluster_cidrs: vec![options.cluster_cidr],
+                    service_cidrs: vec![options.service_cidr],
+                    node_port_addresses: Vec::new(),
+                    mark: MARK,
+                    masquerade_all: false,
+                },
+                min_interval: Duration::from_millis(20),
+            },
+        );
+        let kubelet = Kubelet::start(kubelet_config(options, instance, pki, place, socket, control_plane)?)
+            .await
+            .context("cannot start the kubelet")?;
+        ready(control_plane, place.node_name).await?;
+        progress.step(format_args!("node {} ready", place.node_name));
+        let dns = start_dns(options, place, &pods, control_plane).await?;
+        progress.step(format_args!("cluster DNS ready on {}", place.dns));
+        Ok(Self { kubelet, runtime, proxy, dns })
+    }
+
+    /// Stops everything but the pods.
+    pub async fn stop(self) {
+        self.dns.stop().await;
+        self.kubelet.stop().await;
+        self.proxy.stop().await;
+        if let Some(runtime) = self.runtime {
+            runtime.shutdown().await;
+        }
+    }
+}
+
+/// The pod network of an instance; also what `down` takes away with.
+pub fn open_network(options: &Up, instance: &Instance, names: &Names, host: Host) -> anyhow::Result<BridgeNetwork> {
+    let state = network::pod::state_dir(&instance.agent());
+    std::fs::create_dir_all(&state).with_context(|| format!("cannot create {}", state.display()))?;
+    BridgeNetwork::open(
+        host,
+        network::pod::Options {
+            names: names.clone(),
+            state,
+            cluster_cidrs: vec![options.cluster_cidr],
+            service_cidrs: vec![options.service_cidr],
+            mtu: None,
+        },
+    )
+    .context("cannot open the pod network")
+}
+
+/// How the embedded runtime of an instance is told.
+pub fn runtime_config(options: &Up, instance: &Instance) -> runtime::Config {
+    let mut config = runtime::Config::new(instance.agent().join("runtime"), instance.cri_socket(), instance.id());
+    config.registries.insecure.clone_from(&options.insecure_registry);
+    config
+}
+
+/// The name of the control groups' root of an instance.
+pub fn cgroup_parent(instance: &Instance) -> String {
+    format!("kijabi-{}", instance.id())
+}
+
+fn kubelet_config(
+    options: &Up,
+    instance: &Instance,
+    pki: &Pki,
+    place: &Place<'_>,
+    socket: std::path::PathBuf,
+    control_plane: &ControlPlane,
+) -> anyhow::Result<kubelet::Config> {
+    let user = UserInfo::authenticated(format!("system:node:{}", place.node_name), &["system:nodes"]);
+    let mut settings = kubelet::Settings::new(place.node_name, instance.agent(), socket);
+    settings.node_ips = vec![place.node_ip.to_string()];
+    settings.cluster_dns = vec![place.dns.to_string()];
+    settings.cluster_domain.clone_from(&options.cluster_domain);
+    settings.cgroup_parent = cgroup_parent(instance);
+    settings.port = options.kubelet_port;
+    let cgroups = match KernelCgroups::detect() {
+        Ok(cgroups) => Some(Arc::new(cgroups) as Arc<dyn linux::cgroup::Cgroups>),
+        Err(error) => {
+            tracing::warn!(%error, "no control groups: limits of pods are not enforced");
+            None
+        }
+    };
+    Ok(kubelet::Config {
+        settings,
+        client: control_plane.server.client(user, "kubelet"),
+        informers: control_plane.informers.clone(),
+        clock: Arc::clone(&control_plane.clock),
+        mounts: Arc::new(linux::Kernel),
+        cgroups,
+        server: Some(kubelet::ServerConfig {
+            listen: SocketAddr::new(options.bind_address, options.kubelet_port),
+            identity: pki.kubelet_server.clone(),
+            client_ca: pki.authority.clone(),
+            allowed_users: vec!["kube-apiserver-kubelet-client".to_owned()],
+        }),
+    })
+}
+
+/// Waits for the node's `Ready` condition.
+async fn ready(control_plane: &ControlPlane, name: &str) -> anyhow::Result<()> {
+    use futures::TryStreamExt as _;
+    use kube::runtime::{WatchStreamExt as _, watcher};
+    let admin = UserInfo::authenticated("system:admin", &["system:masters"]);
+    let api: Api<NodeObject> = Api::all(control_plane.server.client(admin, "kijabi"));
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut changes = Box::pin(watcher(api, only).applied_objects());
+    let wait = async {
+        let mut last = String::from("it was never registered");
+        while let Some(node) = changes.try_next().await? {
+            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+            if let Some(condition) = conditions.into_iter().find(|condition| condition.type_ == "Ready") {
+                if condition.status == "True" {
+                    return Ok(());
+                }
+                last = condition.message.unwrap_or_default();
+            }
+        }
+        bail!("the node is not ready: {last}")
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.context("the node was not ready after 60 s")?
+}
+
+/// Serves DNS on the bridge, and makes it the `kube-dns` Service.
+async fn start_dns(
+    options: &Up,
+    place: &Place<'_>,
+    pods: &BridgeNetwork,
+    control_plane: &ControlPlane,
+) -> anyhow::Result<dns::Server> {
+    let listen = *pods.gateways().first().context("the pod network has no address on this node yet")?;
+    let server = dns::Server::start(
+        &control_plane.informers,
+        dns::Options {
+            listen: vec![SocketAddr::new(listen, 53)],
+            cluster_domain: options.cluster_domain.clone(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            cluster_dns: place.dns,
+        },
+    )
+    .await
+    .with_context(|| format!("cannot serve DNS on {listen}"))?;
+    let admin = UserInfo::authenticated("system:admin", &["system:masters"]);
+    let client = control_plane.server.client(admin, "kijabi");
+    let apply = PatchParams::apply("kijabi").force();
+    let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
+    let port = |protocol: &str, name: &str| json!({"name": name, "port": 53, "protocol": protocol});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
+        "spec": {"clusterIP": place.dns.to_string(), "ports": [port("UDP", "dns"), port("TCP", "dns-tcp")]},
+    });
+    Api::<Service>::namespaced(client.clone(), "kube-system")
+        .patch("kube-dns", &apply, &Patch::Apply(&service))
+        .await
+        .context("publishing cluster DNS")?;
+    let slice_name = format!("kube-dns-{}", place.node_name);
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": slice_name, "namespace": "kube-system", "labels": {
+            "kubernetes.io/service-name": "kube-dns", "endpointslice.kubernetes.io/managed-by": "kijabi",
+        }},
+        "addressType": if listen.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [listen.to_string()], "conditions": {"ready": true}, "nodeName": place.node_name}],
+        "ports": [port("UDP", "dns"), port("TCP", "dns-tcp")],
+    });
+    Api::<EndpointSlice>::namespaced(client, "kube-system")
+        .patch(&slice_name, &apply, &Patch::Apply(&slice))
+        .await
+        .context("publishing cluster DNS")?;
+    Ok(server)
+}
+
