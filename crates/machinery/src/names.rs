@@ -2,8 +2,13 @@
 
 /// `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, at most 63 bytes.
 pub fn dns1123_label(value: &str) -> Vec<String> {
-    let mut wrong = too_long(value, 63);
-    if !is_label(value, false) {
+    let mut wrong = too_many_characters(value, 63);
+    if is_label(value, false) {
+        return wrong;
+    }
+    if value.split('.').all(|label| is_label(label, false)) {
+        wrong.push("must not contain dots".to_owned());
+    } else {
         wrong.push(regex_message(
             "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start \
              and end with an alphanumeric character",
@@ -16,21 +21,26 @@ pub fn dns1123_label(value: &str) -> Vec<String> {
 
 /// Labels joined by dots, at most 253 bytes.
 pub fn dns1123_subdomain(value: &str) -> Vec<String> {
-    let mut wrong = too_long(value, 253);
-    if !value.split('.').all(|label| is_label(label, false)) {
-        wrong.push(regex_message(
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
-             start and end with an alphanumeric character",
-            r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*",
-            &["example.com"],
-        ));
-    }
+    let mut wrong = too_many_characters(value, 253);
+    wrong.extend(no_subdomain(value));
     wrong
+}
+
+fn no_subdomain(value: &str) -> Option<String> {
+    if value.split('.').all(|label| is_label(label, false)) {
+        return None;
+    }
+    Some(regex_message(
+        "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
+         start and end with an alphanumeric character",
+        r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*",
+        &["example.com"],
+    ))
 }
 
 /// `[a-z]([-a-z0-9]*[a-z0-9])?`, at most 63 bytes.
 pub fn dns1035_label(value: &str) -> Vec<String> {
-    let mut wrong = too_long(value, 63);
+    let mut wrong = too_many_characters(value, 63);
     if !is_label(value, true) {
         wrong.push(regex_message(
             "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
@@ -44,7 +54,7 @@ pub fn dns1035_label(value: &str) -> Vec<String> {
 
 /// A wildcard subdomain: `*.example.com`.
 pub fn wildcard_dns1123_subdomain(value: &str) -> Vec<String> {
-    let mut wrong = too_long(value, 253);
+    let mut wrong = too_many_characters(value, 253);
     let rest = value.strip_prefix("*.").unwrap_or("");
     if rest.is_empty() || !rest.split('.').all(|label| is_label(label, false)) {
         wrong.push(regex_message(
@@ -67,13 +77,14 @@ pub fn qualified_name(value: &str) -> Vec<String> {
             if prefix.is_empty() {
                 wrong.push("prefix part must be non-empty".to_owned());
             } else {
-                wrong.extend(dns1123_subdomain(prefix).into_iter().map(|message| format!("prefix part {message}")));
+                let messages = too_long(prefix, 253).into_iter().chain(no_subdomain(prefix));
+                wrong.extend(messages.map(|message| format!("prefix part {message}")));
             }
             name
         }
         _ => {
             return vec![format!(
-                "a qualified name {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+                "a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
                 qualified_message("")
             )];
         }
@@ -130,15 +141,19 @@ pub fn port_number(port: i64) -> Vec<String> {
 
 /// An environment variable: any printable ASCII but `=`.
 pub fn env_var_name(value: &str) -> Vec<String> {
-    if !value.is_empty() && value.bytes().all(|c| (0x20..=0x7e).contains(&c) && c != b'=') {
+    if value.is_empty() {
+        return vec!["environment variable name must be non-empty".to_owned()];
+    }
+    if value.bytes().all(|c| (0x20..=0x7e).contains(&c) && c != b'=') {
         return Vec::new();
     }
-    vec!["environment variable names must be valid. must be made of printable ASCII characters except '='".to_owned()]
+    let why = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+    vec![why.to_owned()]
 }
 
 /// A key of a ConfigMap or Secret.
 pub fn config_map_key(value: &str) -> Vec<String> {
-    let mut wrong = too_long(value, 253);
+    let mut wrong = too_many_characters(value, 253);
     if value.is_empty() || !value.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.')) {
         wrong.push(regex_message(
             "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
@@ -242,13 +257,19 @@ fn qualified_message(prefix: &str) -> String {
     format!("{prefix}{message}")
 }
 
+/// Upstream counts bytes, whatever it calls them.
+fn too_many_characters(value: &str, max: usize) -> Vec<String> {
+    if value.len() > max { vec![format!("must be no more than {max} characters")] } else { Vec::new() }
+}
+
 fn too_long(value: &str, max: usize) -> Vec<String> {
     if value.len() > max { vec![format!("must be no more than {max} bytes")] } else { Vec::new() }
 }
 
 fn regex_message(message: &str, pattern: &str, examples: &[&str]) -> String {
-    let examples: Vec<String> = examples.iter().map(|example| format!("'{example}'")).collect();
-    format!("{message} (e.g. {}, regex used for validation is '{pattern}')", examples.join(" or "))
+    // The comma before "or" is upstream's.
+    let examples: Vec<String> = examples.iter().map(|example| format!("'{example}', ")).collect();
+    format!("{message} (e.g. {}regex used for validation is '{pattern}')", examples.join(" or "))
 }
 
 #[cfg(test)]
