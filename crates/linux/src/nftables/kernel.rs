@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use rustix::net::netlink::NETFILTER;
 
+use super::decode;
 use super::encode::{
     self, GET_CHAIN, GET_ELEMENT, GET_RULE, GET_SET, GET_TABLE, NEW_CHAIN, NEW_ELEMENT, NEW_RULE, NEW_SET,
     NEW_TABLE, SUBSYSTEM,
@@ -47,7 +48,7 @@ impl Nftables {
         let mut socket = self.socket.lock();
         for _ in 0..ATTEMPTS {
             let sequence = socket.next_sequence();
-            let request = encode::request(get, NLM_F_DUMP, family, sequence, &fill);
+            let request = decode::request(get, NLM_F_DUMP, family, sequence, &fill);
             let mut answers = Vec::new();
             let outcome = socket.request(&request, sequence, |message| {
                 if message.kind == SUBSYSTEM << 8 | new {
@@ -57,7 +58,7 @@ impl Nftables {
             match outcome {
                 Ok(()) => {
                     for answer in &answers {
-                        see(answer.first().copied().unwrap_or(0), encode::body(answer));
+                        see(answer.first().copied().unwrap_or(0), decode::body(answer));
                     }
                     return Ok(());
                 }
@@ -121,7 +122,7 @@ impl Ruleset for Nftables {
                 if let Some(family) = encode::read_family(family) {
                     found.push(Table {
                         family,
-                        name: encode::named(body, 1),
+                        name: decode::named(body, 1),
                     });
                 }
             },
@@ -135,7 +136,7 @@ impl Ruleset for Nftables {
             return Ok(dump);
         }
         let family = encode::family(table.family);
-        let mine = |body: &[u8]| encode::named(body, 1) == table.name;
+        let mine = |body: &[u8]| decode::named(body, 1) == table.name;
         self.list(
             GET_CHAIN,
             NEW_CHAIN,
@@ -144,7 +145,7 @@ impl Ruleset for Nftables {
             |_| (),
             |_, body| {
                 if mine(body) {
-                    let (name, hook) = (encode::named(body, 3), encode::read_hook(body));
+                    let (name, hook) = (decode::named(body, 3), decode::read_hook(body));
                     dump.chains.push(DumpChain {
                         name,
                         hook,
@@ -160,11 +161,11 @@ impl Ruleset for Nftables {
             "rules",
             |w| w.text(1, &table.name),
             |_, body| {
-                let chain = encode::named(body, 2);
+                let chain = decode::named(body, 2);
                 if mine(body)
                     && let Some(chain) = dump.chains.iter_mut().find(|c| c.name == chain)
                 {
-                    chain.rules.push(encode::read_rule(body));
+                    chain.rules.push(decode::read_rule(body));
                 }
             },
         )?;
@@ -177,7 +178,7 @@ impl Ruleset for Nftables {
             |_, body| {
                 if mine(body) {
                     dump.sets.push(DumpSet {
-                        name: encode::named(body, 2),
+                        name: decode::named(body, 2),
                         elements: Vec::new(),
                     });
                 }
@@ -190,7 +191,7 @@ impl Ruleset for Nftables {
                 w.text(2, &name);
             };
             self.list(GET_ELEMENT, NEW_ELEMENT, family, "elements", select, |_, body| {
-                set.elements.extend(encode::read_elements(body));
+                set.elements.extend(decode::read_elements(body));
             })?;
             set.elements.sort_by(|a, b| a.key.cmp(&b.key));
         }

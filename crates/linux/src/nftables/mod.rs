@@ -12,8 +12,10 @@
 //! that (an IPv6 address, a concatenated key) fills as many as it needs, each field padded to four bytes.
 
 mod batch;
+mod decode;
 mod encode;
 mod expr;
+mod expressions;
 mod kernel;
 
 use std::fmt;

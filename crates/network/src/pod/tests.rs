@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use cri::v1::PortMapping;
 use linux::fake::Recorder;
-use linux::namespace::{Namespace, Namespaces};
+use linux::namespace::{Namespace, Namespaces, Net};
+use linux::netlink::{LinkKind, Links};
 
 use super::*;
 
