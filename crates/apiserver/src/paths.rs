@@ -205,7 +205,7 @@ async fn metrics(exchange: &Exchange) -> Response<Body> {
     }
     line(format_args!("# TYPE apiserver_storage_objects gauge"));
     for resource in exchange.core.routes.resources() {
-        if let Some(count) = resource.cache.len() {
+        if let Some(count) = resource.cache.count() {
             line(format_args!(
                 "apiserver_storage_objects{{resource=\"{}\"}} {count}",
                 resource.group_resource

@@ -171,8 +171,10 @@ impl Table {
     }
 }
 
+type GroupAndName = (&'static str, &'static str);
+
 /// Resources that share another's objects: the same keys, another group's shape.
-const COHABITING: [((&str, &str), (&str, &str)); 1] = [(("events.k8s.io", "events"), ("", "events"))];
+const COHABITING: [(GroupAndName, GroupAndName); 1] = [(("events.k8s.io", "events"), ("", "events"))];
 
 fn stored_resource(
     group: &api::Group,

@@ -81,29 +81,29 @@ impl Body {
         if self.size_hint().lower() > limit as u64 {
             return Err(ReadError::TooLarge { limit });
         }
+        // A body in one frame, which most are, is not copied.
         let mut first = Bytes::new();
-        let mut rest: Vec<u8> = Vec::new();
+        let mut all: Vec<u8> = Vec::new();
         while let Some(frame) = self.frame().await {
             let Ok(data) = frame.map_err(ReadError::Io)?.into_data() else {
                 continue;
             };
-            if first.len() + rest.len() + data.len() > limit {
+            if first.len() + all.len() + data.len() > limit {
                 return Err(ReadError::TooLarge { limit });
             }
-            if first.is_empty() {
+            if all.is_empty() && first.is_empty() {
                 first = data;
-            } else {
-                if rest.is_empty() {
-                    rest.reserve(
-                        first.len() + self.size_hint().lower().min(limit as u64) as usize + data.len(),
-                    );
-                    rest.extend_from_slice(&first);
-                    first = Bytes::from_static(b"");
-                }
-                rest.extend_from_slice(&data);
+                continue;
             }
+            if all.is_empty() {
+                // The hint was checked against the limit above.
+                let announced = self.size_hint().lower() as usize;
+                all.reserve(first.len() + data.len().max(announced));
+                all.extend_from_slice(&std::mem::take(&mut first));
+            }
+            all.extend_from_slice(&data);
         }
-        Ok(if rest.is_empty() { first } else { Bytes::from(rest) })
+        Ok(if all.is_empty() { first } else { Bytes::from(all) })
     }
 }
 

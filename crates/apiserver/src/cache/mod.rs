@@ -180,7 +180,7 @@ impl Cache {
     }
 
     /// How many objects there are, if that is known.
-    pub fn len(&self) -> Option<usize> {
+    pub fn count(&self) -> Option<usize> {
         let state = self.state.read();
         matches!(state.phase, Phase::Ready).then(|| state.entries.len())
     }

@@ -100,6 +100,9 @@ impl Issuer {
     }
 }
 
+/// Users by the digest of their token, and the second until which they are believed.
+type Remembered = HashMap<[u8; 32], (i64, Arc<UserInfo>)>;
+
 /// Knows the bearers of service account tokens.
 pub struct ServiceAccounts {
     issuers: Vec<String>,
@@ -107,7 +110,7 @@ pub struct ServiceAccounts {
     keys: Vec<PublicKey>,
     clock: Arc<dyn Clock>,
     objects: OnceLock<Arc<dyn Objects>>,
-    remembered: Mutex<HashMap<[u8; 32], (i64, Arc<UserInfo>)>>,
+    remembered: Mutex<Remembered>,
 }
 
 impl ServiceAccounts {
@@ -301,4 +304,115 @@ fn split(token: &str) -> Option<(Json, &str, Vec<u8>)> {
     let (_, payload) = signed.split_once('.')?;
     let claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
     Some((claims, signed, URL_SAFE_NO_PAD.decode(signature).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+    use machinery::Value;
+    use machinery::status::ApiError;
+
+    #[derive(Debug)]
+    struct At(i64);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_second(self.0).expect("time")
+        }
+    }
+
+    /// One service account with a UID.
+    struct OneAccount(&'static str);
+
+    #[async_trait]
+    impl Objects for OneAccount {
+        async fn get(
+            &self,
+            _: &str,
+            resource: &str,
+            ns: &str,
+            name: &str,
+        ) -> Result<Option<Arc<Value>>, ApiError> {
+            let mut account = Value::object();
+            account.set_path(&["metadata", "uid"], self.0);
+            Ok((resource == "serviceaccounts" && ns == "a" && name == "b").then(|| Arc::new(account)))
+        }
+
+        async fn list(&self, _: &str, _: &str, _: &str) -> Result<Vec<Arc<Value>>, ApiError> {
+            Ok(Vec::new())
+        }
+
+        fn version(&self, _: &str, _: &str) -> u64 {
+            0
+        }
+    }
+
+    fn key() -> SigningKey {
+        let authority = wire::certs::Authority::generate("test", Timestamp::UNIX_EPOCH).expect("key");
+        SigningKey::from_pem(&authority.identity().key).expect("key")
+    }
+
+    async fn check(
+        token: &str,
+        public: &PublicKey,
+        now: i64,
+        uid: &'static str,
+        audience: &str,
+    ) -> Result<String, String> {
+        let (issuer, audience) = (vec!["iss".to_owned()], vec![audience.to_owned()]);
+        let accounts =
+            ServiceAccounts::new(issuer, audience.clone(), vec![public.clone()], Arc::new(At(now)));
+        accounts.bind(Arc::new(OneAccount(uid)));
+        match accounts.review(token, &audience).await {
+            Ok(Some((user, _))) => Ok(user.name.clone()),
+            Ok(None) => Err("not ours".to_owned()),
+            Err(why) => Err(why.to_string()),
+        }
+    }
+
+    #[tokio::test]
+    async fn tokens_name_their_bearer_until_they_expire() {
+        let key = key();
+        let public = key.public().clone();
+        let issuer = Issuer::new("iss", key, Arc::new(At(1000)));
+        let claims = TokenClaims {
+            namespace: "a".into(),
+            account: "b".into(),
+            account_uid: "u".into(),
+            audiences: vec!["aud".into()],
+            lifetime: 600,
+            id: "j".into(),
+            ..TokenClaims::default()
+        };
+        let (token, expires) = issuer.issue(&claims).expect("token");
+        assert_eq!(expires, 1600);
+        let ok = Ok("system:serviceaccount:a:b".to_owned());
+        assert_eq!(check(&token, &public, 1000, "u", "aud").await, ok);
+        assert_eq!(
+            check(&token, &public, 1600, "u", "aud").await,
+            Err("service account token has expired".into())
+        );
+        assert!(
+            check(&token, &public, 1000, "v", "aud").await.is_err(),
+            "another account of the same name"
+        );
+        assert!(check(&token, &public, 1000, "u", "other").await.is_err());
+        assert_eq!(
+            check(&token, &super::tests::key().public().clone(), 1000, "u", "aud").await,
+            Err("invalid signature".into())
+        );
+        assert_eq!(
+            check("x.y.z", &public, 1000, "u", "aud").await,
+            Err("not ours".into())
+        );
+        let again = PublicKey::from_pem(&pem(&public)).expect("reads");
+        assert_eq!(again.id, public.id);
+        assert_eq!(check(&token, &again, 1000, "u", "aud").await, ok);
+    }
+
+    fn pem(key: &PublicKey) -> String {
+        let body = base64::engine::general_purpose::STANDARD.encode(&key.der);
+        format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
+    }
 }
