@@ -162,6 +162,8 @@ struct Key {
     reason: &'static str,
     /// Empty when similar messages are combined, and in series.
     message: String,
+    /// In series only: once the object has changed the same may be said anew.
+    version: Option<String>,
 }
 
 struct Known {
@@ -209,6 +211,7 @@ impl Correlator {
             severity: said.severity,
             reason: said.reason,
             message: String::new(),
+            version: said.about.resource_version.clone().filter(|_| self.series),
         };
         if self.series {
             return self.decide_series(key, said);
@@ -355,13 +358,16 @@ impl<K: Eq + Hash + Clone, V> Remembered<K, V> {
 
 async fn write_all(client: kube::Client, source: Source, mut queue: mpsc::Receiver<Said>) {
     let mut correlator = Correlator::new(matches!(source, Source::Series { .. }));
+    let mut stamp = 0;
     while let Some(said) = queue.recv().await {
         let Some(write) = correlator.decide(&said) else {
             continue;
         };
         let mut write = write;
+        // Names are made of times, and two things may be said in one moment.
+        stamp = said.at.as_nanosecond().max(stamp + 1);
         for attempt in 1..=4u32 {
-            match carry_out(&client, &source, &said, &write).await {
+            match carry_out(&client, &source, &said, stamp, &write).await {
                 Ok(name) => {
                     if let (Write::Create { key, .. }, Some(name)) = (&write, name) {
                         correlator.created(key.clone(), name, said.at);
@@ -393,17 +399,14 @@ async fn carry_out(
     client: &kube::Client,
     source: &Source,
     said: &Said,
+    stamp: i128,
     write: &Write,
 ) -> Result<Option<String>, kube::Error> {
     let namespace = match said.about.namespace.as_deref() {
         None | Some("") => "default",
         Some(namespace) => namespace,
     };
-    let name = format!(
-        "{}.{:016x}",
-        said.about.name.as_deref().unwrap_or(""),
-        said.at.as_nanosecond()
-    );
+    let name = format!("{}.{:016x}", said.about.name.as_deref().unwrap_or(""), stamp);
     let metadata = ObjectMeta {
         name: Some(name),
         namespace: Some(namespace.to_owned()),

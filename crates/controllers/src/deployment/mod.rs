@@ -22,8 +22,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use serde_json::json;
+use kube::api::{Api, DeleteParams, PostParams};
 use std::sync::Arc;
 
 const KIND: &str = "Deployment";
@@ -273,10 +272,10 @@ impl Shell {
         }
         let key = ObjectKey::of(&**deployment);
         let api = Api::<Deployment>::namespaced(self.context.client.clone(), &key.namespace);
-        let patch = json!({"metadata": {"annotations": {REVISION: revision}}});
-        let written = api
-            .patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))
-            .await?;
+        let mut noted = (**deployment).clone();
+        let annotations = noted.metadata.annotations.get_or_insert_default();
+        annotations.insert(REVISION.to_owned(), revision.to_owned());
+        let written = api.replace(&key.name, &PostParams::default(), &noted).await?;
         self.deployments.written(written.clone());
         Ok(Arc::new(written))
     }

@@ -1,0 +1,136 @@
+//! Deployments and Jobs.
+
+use crate::{deployment, pods, template, until_ready};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use serde_json::json;
+use testkit::{Cluster, Options};
+
+#[tokio::test(start_paused = true)]
+async fn a_deployment_rolls_scales_and_heals() {
+    let cluster = Cluster::start(Options::default()).await;
+    let deployments = cluster.api::<Deployment>("default");
+    cluster
+        .create::<Deployment>("default", deployment("web", 3, "nginx:1"))
+        .await;
+    let first = until_ready(&cluster, "app=web", 3).await;
+
+    let patch = Patch::Strategic(
+        json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "nginx:2"}]}}}}),
+    );
+    deployments
+        .patch("web", &PatchParams::default(), &patch)
+        .await
+        .expect("patched");
+    let done = cluster
+        .until("the rollout", || async {
+            let web = deployments.get("web").await.ok()?;
+            let status = web.status.clone()?;
+            let conditions = status.conditions.unwrap_or_default();
+            let available = conditions
+                .iter()
+                .any(|c| c.reason.as_deref() == Some("NewReplicaSetAvailable"));
+            let updated = status.updated_replicas == Some(3) && status.replicas == Some(3);
+            (updated && available && status.observed_generation == web.metadata.generation).then_some(web)
+        })
+        .await;
+    let annotations = done.metadata.annotations.unwrap_or_default();
+    assert_eq!(annotations["deployment.kubernetes.io/revision"], "2");
+    let second = until_ready(&cluster, "app=web", 3).await;
+    assert!(
+        second
+            .iter()
+            .all(|p| !first.iter().any(|f| f.metadata.uid == p.metadata.uid))
+    );
+    let sets = cluster
+        .api::<ReplicaSet>("default")
+        .list(&ListParams::default())
+        .await
+        .expect("sets")
+        .items;
+    assert_eq!(sets.len(), 2);
+
+    let scale = Patch::Merge(json!({"spec": {"replicas": 5}}));
+    deployments
+        .patch_scale("web", &PatchParams::default(), &scale)
+        .await
+        .expect("scaled");
+    let five = until_ready(&cluster, "app=web", 5).await;
+    let victim = five[0].metadata.name.clone().expect("name");
+    cluster
+        .api::<Pod>("default")
+        .delete(&victim, &DeleteParams::default())
+        .await
+        .expect("deleted");
+    cluster
+        .until("the pod's successor", || async {
+            let pods = pods(&cluster, "app=web").await;
+            (pods.len() == 5 && pods.iter().all(|p| p.metadata.name.as_ref() != Some(&victim))).then_some(())
+        })
+        .await;
+    let events = cluster
+        .api::<Event>("default")
+        .list(&ListParams::default())
+        .await
+        .expect("events")
+        .items;
+    let said = |text: &str| {
+        events
+            .iter()
+            .any(|e| e.message.as_deref().is_some_and(|m| m.contains(text)))
+    };
+    assert!(said("Scaled up replica set web-") && said("Created pod: web-") && said("Deleted pod: web-"));
+    assert!(events.iter().any(|e| e.reason.as_deref() == Some("Scheduled")));
+
+    deployments
+        .delete("web", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    until_ready(&cluster, "app=web", 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_complete_and_fail() {
+    let cluster = Cluster::start(Options::default()).await;
+    let job = |name: &str, fate: &str| {
+        let mut template = template(name, "busybox", fate);
+        template["spec"]["restartPolicy"] = json!("Never");
+        json!({"metadata": {"name": name}, "spec": {"completions": 4, "parallelism": 2, "backoffLimit": 1,
+            "ttlSecondsAfterFinished": 100, "template": template}})
+    };
+    let jobs = cluster.api::<Job>("default");
+    cluster.create::<Job>("default", job("good", "succeed")).await;
+    cluster.create::<Job>("default", job("bad", "fail")).await;
+    let ended = |name: &'static str| {
+        let jobs = jobs.clone();
+        async move {
+            let status = jobs.get(name).await.ok()?.status?;
+            let last = status.conditions?.into_iter().next_back()?;
+            let over = matches!(last.type_.as_str(), "Complete" | "Failed");
+            over.then(|| {
+                format!(
+                    "{} {} {:?} {:?}",
+                    last.type_,
+                    last.reason.unwrap_or_default(),
+                    status.succeeded,
+                    status.failed
+                )
+            })
+        }
+    };
+    let good = cluster.until("the good job", || ended("good")).await;
+    assert_eq!(good, "Complete CompletionsReached Some(4) None");
+    let bad = cluster.until("the bad job", || ended("bad")).await;
+    assert!(bad.starts_with("Failed BackoffLimitExceeded None"), "{bad}");
+    let left = pods(&cluster, "app=good").await;
+    let tracked = |p: &Pod| p.metadata.finalizers.as_ref().is_some_and(|f| !f.is_empty());
+    assert!(!left.iter().any(tracked), "tracking ended");
+    cluster
+        .until("both jobs past their time", || async {
+            let jobs = jobs.list(&ListParams::default()).await.expect("jobs").items;
+            (jobs.is_empty() && pods(&cluster, "app in (good,bad)").await.is_empty()).then_some(())
+        })
+        .await;
+}
