@@ -3,20 +3,22 @@
 //! They hold what kubectl needs: definitions with their kinds, patch and list extensions, and for each resource
 //! its paths with what its verbs do. Prose is not in the tables yet.
 
+mod gnostic;
 mod schema;
 
 use crate::filters;
 use crate::handlers::Exchange;
-use crate::request::Output;
+use crate::request::{Output, negotiate};
 use crate::respond;
 use bytes::Bytes;
 use hashbrown::HashMap;
-use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{Response, StatusCode};
+use machinery::Map;
 use machinery::status::ApiError;
-use machinery::{Map, Value};
 use parking_lot::Mutex;
 use sha2::Digest as _;
+use std::io::Read as _;
 use wire::body::Body;
 
 /// Documents made so far.
@@ -27,20 +29,21 @@ pub struct Documents {
 
 #[derive(Debug, Clone)]
 struct Document {
-    json: Bytes,
+    gzip: Bytes,
     tag: String,
 }
 
 impl Documents {
-    fn get(&self, name: &str, make: impl FnOnce() -> Value) -> Document {
+    fn get(&self, name: &str, make: impl FnOnce() -> Vec<u8>) -> Result<Document, ApiError> {
         if let Some(document) = self.made.lock().get(name) {
-            return document.clone();
+            return Ok(document.clone());
         }
-        let json: Bytes = machinery::codec::json::to_vec(&make()).into();
-        let tag = hex::encode_upper(sha2::Sha512::digest(&json));
-        let document = Document { json, tag };
+        let bytes = make();
+        let tag = hex::encode_upper(sha2::Sha512::digest(&bytes));
+        let gzip = respond::gzip(&bytes).ok_or_else(|| ApiError::internal("compressing a document"))?;
+        let document = Document { gzip, tag };
         self.made.lock().insert(name.to_owned(), document.clone());
-        document
+        Ok(document)
     }
 
     /// What is served has changed.
@@ -49,6 +52,12 @@ impl Documents {
     }
 }
 
+/// The names clients know the version 2 document's protobuf form by.
+const V2_PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
+
 /// `/openapi/v2`.
 pub(crate) fn v2(exchange: &Exchange) -> Result<Response<Body>, ApiError> {
     let accept = exchange
@@ -56,17 +65,23 @@ pub(crate) fn v2(exchange: &Exchange) -> Result<Response<Body>, ApiError> {
         .get(ACCEPT)
         .and_then(|v| v.to_str().ok())
         .unwrap_or_default();
-    let json = accept.is_empty() || accept.split(',').any(|c| c.contains("json") || c.contains("*/*"));
-    if !json {
-        return Err(ApiError::not_acceptable(
-            "only the following media types are accepted: application/json",
-        ));
+    let documents = &exchange.core.documents;
+    let make = || schema::v2(&exchange.core.routes.table());
+    for clause in accept.split(',') {
+        let kind = clause.split(';').next().unwrap_or_default().trim();
+        if V2_PROTOBUF.contains(&kind) {
+            let document = documents.get("v2.pb", || gnostic::document(&make()))?;
+            return answer(exchange, &document, V2_PROTOBUF[1]);
+        }
+        if matches!(kind, "" | "*/*" | "application/*" | "application/json") {
+            let document = documents.get("v2", || machinery::codec::json::to_vec(&make()))?;
+            return answer(exchange, &document, "application/json");
+        }
     }
-    let document = exchange
-        .core
-        .documents
-        .get("v2", || schema::v2(&exchange.core.routes.table()));
-    answer(exchange, &document)
+    let types = format!("application/json, {}", V2_PROTOBUF[0]);
+    Err(ApiError::not_acceptable(format!(
+        "only the following media types are accepted: {types}"
+    )))
 }
 
 /// `/openapi/v3`: where the documents of each group and version are.
@@ -114,27 +129,38 @@ pub(crate) fn v3(exchange: &Exchange, name: &str) -> Result<Response<Body>, ApiE
     else {
         return Ok(filters::unknown_path());
     };
-    let document = exchange.core.documents.get(name, || schema::v3(group, found));
-    answer(exchange, &document)
+    let documents = &exchange.core.documents;
+    let document = documents.get(name, || machinery::codec::json::to_vec(&schema::v3(group, found)))?;
+    answer(exchange, &document, "application/json")
 }
 
-fn answer(exchange: &Exchange, document: &Document) -> Result<Response<Body>, ApiError> {
-    let gzip = exchange.output(false, false).is_ok_and(|o| o.gzip);
+fn answer(
+    exchange: &Exchange,
+    document: &Document,
+    content_type: &'static str,
+) -> Result<Response<Body>, ApiError> {
+    let gzip = negotiate::takes_gzip(exchange.headers());
     let tag = HeaderValue::try_from(format!("\"{}\"", document.tag)).map_err(ApiError::internal)?;
     let mut response = if exchange.headers().get(IF_NONE_MATCH) == Some(&tag) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
+    } else if gzip {
+        let mut response = Response::new(Body::from(document.gzip.clone()));
+        response
+            .headers_mut()
+            .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
     } else {
-        respond::bytes(
-            StatusCode::OK,
-            &Output { gzip, ..Output::JSON },
-            document.json.clone(),
-        )
+        let mut plain = Vec::new();
+        flate2::read::GzDecoder::new(&document.gzip[..])
+            .read_to_end(&mut plain)
+            .map_err(ApiError::internal)?;
+        Response::new(Body::from(plain))
     };
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(ETAG, tag);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+    headers.insert(ETAG, tag);
     Ok(response)
 }

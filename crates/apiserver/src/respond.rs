@@ -138,7 +138,7 @@ pub(crate) fn add_warnings(response: &mut Response<Body>, warnings: Vec<String>)
     }
 }
 
-fn gzip(body: &[u8]) -> Option<Bytes> {
+pub(crate) fn gzip(body: &[u8]) -> Option<Bytes> {
     let mut encoder =
         flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 6), flate2::Compression::fast());
     encoder.write_all(body).ok()?;

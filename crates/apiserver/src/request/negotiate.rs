@@ -119,16 +119,23 @@ pub fn output(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Output
         })?
     };
     let pretty = encoding == Encoding::Json && !offer.stream && wants_pretty(headers, query);
-    let gzip = headers.get_all(ACCEPT_ENCODING).iter().any(|v| {
-        v.to_str()
-            .is_ok_and(|v| v.split(',').any(|e| e.trim().split(';').next() == Some("gzip")))
-    });
+    let gzip = takes_gzip(headers);
     Ok(Output {
         encoding,
         shape,
         pretty,
         gzip,
     })
+}
+
+/// Whether an answer may be compressed.
+pub fn takes_gzip(headers: &HeaderMap) -> bool {
+    let named = |value: &HeaderValue| {
+        value
+            .to_str()
+            .is_ok_and(|v| v.split(',').any(|e| e.trim().split(';').next() == Some("gzip")))
+    };
+    headers.get_all(ACCEPT_ENCODING).iter().any(named)
 }
 
 /// Reads `Content-Type`; 415 if it is none we read. No header means JSON.
