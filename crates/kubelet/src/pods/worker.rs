@@ -248,12 +248,7 @@ impl PodWorker {
             State::Finished => Ok(Next::Idle),
         };
         match result {
-            Ok(next) => {
-                if next != Next::Now {
-                    self.errors = 0;
-                }
-                next
-            }
+            Ok(next) => next,
             Err(error) => {
                 tracing::warn!(pod = self.pod.describe(), state = ?self.state, error = error.full(), "cannot sync a pod, will retry");
                 Next::At(self.retry_at())
@@ -373,6 +368,7 @@ impl PodWorker {
         }
         let status = self.generate(&after, true);
         self.publish(&status, Stage::Stopped);
+        self.errors = 0;
         self.state = State::Terminated;
         Ok(Next::Now)
     }
@@ -386,6 +382,7 @@ impl PodWorker {
         .await?;
         self.forget();
         self.node.status.finish(&self.pod);
+        self.errors = 0;
         self.state = State::Finished;
         Ok(Next::Now)
     }

@@ -103,9 +103,11 @@ impl Workers {
             tracing::error!(pod = pod.describe(), "a pod has two workers");
         }
         let workers = self.clone();
+        // Only the map keeps a worker: once it lets go, the worker ends.
+        let commands = commands.downgrade();
         self.tasks.spawn(async move {
             workers
-                .supervise(node, pod, begin, commands.downgrade(), receiver, seen)
+                .supervise(node, pod, begin, commands, receiver, seen)
                 .await;
             workers.workers.lock().remove(&uid);
         });

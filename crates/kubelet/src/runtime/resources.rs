@@ -2,10 +2,11 @@
 
 use cri::v1;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::pod::PodExt;
 use crate::qos;
-use crate::quantity::{amount, limit, pod_limits, pod_requests, request};
+use crate::quantity::{amount, limit, pod_limits, pod_requests, request, value};
 
 pub const MIN_SHARES: i64 = 2;
 pub const MAX_SHARES: i64 = 262_144;
@@ -64,23 +65,23 @@ pub fn container(pod: &Pod, container: &Container, memory_capacity: i64) -> v1::
     };
     let mut resources = linux_resources(request(container, "cpu"), limited("cpu"), limited("memory"));
     resources.oom_score_adj = qos::oom_score_adj(pod, container, memory_capacity);
-    let hugepages = |list: Option<&crate::quantity::ResourceList>| -> Vec<v1::HugepageLimit> {
-        list.iter()
-            .flat_map(|l| l.iter())
-            .filter_map(|(name, q)| {
-                let size = crate::quantity::value(&k8s_openapi::apimachinery::pkg::api::resource::Quantity(
-                    name.strip_prefix("hugepages-")?.to_owned(),
-                ));
-                let limit = u64::try_from(crate::quantity::value(q)).ok()?;
-                Some(v1::HugepageLimit {
-                    page_size: page_size(size),
-                    limit,
-                })
-            })
-            .collect()
-    };
-    resources.hugepage_limits = hugepages(container.resources.as_ref().and_then(|r| r.limits.as_ref()));
+    resources.hugepage_limits = hugepages(container);
     resources
+}
+
+fn hugepages(container: &Container) -> Vec<v1::HugepageLimit> {
+    let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
+    limits
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, limit)| {
+            let size = value(&Quantity(name.strip_prefix("hugepages-")?.to_owned()));
+            Some(v1::HugepageLimit {
+                page_size: page_size(size),
+                limit: u64::try_from(value(limit)).ok()?,
+            })
+        })
+        .collect()
 }
 
 /// `2MB`, `1GB`: the kernel's names.

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use jiff::Timestamp;
 use machinery::user::UserInfo;
 use wire::body::Body;
@@ -13,7 +13,7 @@ use wire::server::Connection;
 use wire::tls::ClientVerifier;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::text;
+use super::Refusal;
 
 const MASTERS: &str = "system:masters";
 
@@ -31,8 +31,8 @@ impl Guard {
     }
 
     /// The answer that refuses, if the request is refused.
-    pub fn check(&self, request: &Request<Body>, now: Timestamp) -> Result<(), Response<Body>> {
-        let unauthorized = || text(StatusCode::UNAUTHORIZED, "Unauthorized");
+    pub fn check(&self, request: &Request<Body>, now: Timestamp) -> Result<(), Refusal> {
+        let unauthorized = || Refusal::new(StatusCode::UNAUTHORIZED, "Unauthorized");
         let connection = request
             .extensions()
             .get::<Arc<Connection>>()
@@ -55,7 +55,7 @@ impl Guard {
             "PATCH" => "patch",
             _ => "delete",
         };
-        Err(text(
+        Err(Refusal::new(
             StatusCode::FORBIDDEN,
             format!(
                 "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[proxy])\n",
@@ -127,10 +127,7 @@ mod tests {
             (issue(&theirs, "api", Some(MASTERS)), Some(401)),
         ];
         for (chain, expected) in cases {
-            let found = guard
-                .check(&request(chain), now)
-                .err()
-                .map(|r| r.status().as_u16());
+            let found = guard.check(&request(chain), now).err().map(|r| r.code.as_u16());
             assert_eq!(found, expected);
         }
     }

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use wire::body::Body;
 
 use super::query::Query;
-use super::{Server, text};
+use super::{Refusal, Server};
 use crate::logs::line::Stream;
 use crate::logs::read::{self, Options};
 use crate::pod::{PodExt, container_status};
@@ -30,7 +30,8 @@ pub(super) fn container_logs(
     query: &Query,
 ) -> Response<Body> {
     match open(server, namespace, pod, container, query) {
-        Ok(answer) | Err(answer) => answer,
+        Ok(answer) => answer,
+        Err(refusal) => refusal.answer(),
     }
 }
 
@@ -40,17 +41,17 @@ fn open(
     name: &str,
     container: &str,
     query: &Query,
-) -> Result<Response<Body>, Response<Body>> {
+) -> Result<Response<Body>, Refusal> {
     let options = options(query, server.node.clock.now())
-        .map_err(|message| text(StatusCode::UNPROCESSABLE_ENTITY, message))?;
+        .map_err(|message| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, message))?;
     let pod = server.pod(namespace, name)?;
     if pod.find_container(container).is_none() {
-        return Err(text(
+        return Err(Refusal::new(
             StatusCode::NOT_FOUND,
             format!("container {container:?} not found in pod {name:?}"),
         ));
     }
-    let refuse = |message: String| text(StatusCode::BAD_REQUEST, message);
+    let refuse = |message: String| Refusal::new(StatusCode::BAD_REQUEST, message);
     let status = server
         .node
         .status
@@ -60,7 +61,7 @@ fn open(
     let mut seen = server
         .workers
         .runtime_status(pod.uid())
-        .ok_or_else(|| text(StatusCode::NOT_FOUND, format!("pod {name:?} does not exist")))?;
+        .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("pod {name:?} does not exist")))?;
     let log_path = seen
         .borrow()
         .containers
@@ -95,7 +96,7 @@ fn open(
 }
 
 fn options(query: &Query, now: Timestamp) -> Result<Options, String> {
-    let invalid = |_| "Invalid request.".to_owned();
+    let invalid = |_: std::num::ParseIntError| "Invalid request.".to_owned();
     let tail = match query.get("tail") {
         Some("all") => None,
         Some(_) => query.number("tail").map_err(invalid)?,

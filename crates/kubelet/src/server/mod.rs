@@ -32,6 +32,26 @@ use crate::pods::workers::Workers;
 use auth::Guard;
 use query::Query;
 
+/// An answer that is no.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: StatusCode,
+    pub message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn answer(self) -> Response<Body> {
+        text(self.code, self.message)
+    }
+}
+
 /// What all answers are made from.
 #[derive(Clone)]
 pub struct Server {
@@ -52,7 +72,7 @@ impl Server {
     async fn answer(self, request: Request<Body>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         if let Err(refusal) = self.guard.check(&request, self.node.clock.now()) {
-            return refusal;
+            return refusal.answer();
         }
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
@@ -86,10 +106,9 @@ impl Server {
     }
 
     /// A pod that is here.
-    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Response<Body>> {
-        self.workers
-            .find(namespace, name)
-            .ok_or_else(|| text(StatusCode::NOT_FOUND, format!("pod {name:?} does not exist")))
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Refusal> {
+        let missing = || Refusal::new(StatusCode::NOT_FOUND, format!("pod {name:?} does not exist"));
+        self.workers.find(namespace, name).ok_or_else(missing)
     }
 
     fn pods(&self) -> Response<Body> {

@@ -10,7 +10,7 @@ use wire::body::Body;
 use wire::server::take_upgrade;
 
 use super::query::Query;
-use super::{Server, text};
+use super::{Refusal, Server, text};
 use crate::error::Error;
 use crate::pod::PodExt;
 use crate::runtime::status::State;
@@ -25,7 +25,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(query: &Query) -> Result<Self, Response<Body>> {
+    fn of(query: &Query) -> Result<Self, Refusal> {
         let flag = |a: &str, b: &str| query.flag(a) || query.flag(b);
         let tty = query.flag("tty");
         let wanted = Self {
@@ -38,7 +38,7 @@ impl Wanted {
         if wanted.stdin || wanted.stdout || wanted.stderr {
             Ok(wanted)
         } else {
-            Err(text(
+            Err(Refusal::new(
                 StatusCode::BAD_REQUEST,
                 "you must specify at least 1 of stdin, stdout, stderr",
             ))
@@ -69,7 +69,7 @@ pub(super) async fn exec(
     };
     match open.await {
         Ok(url) => pass_on(&url, request).await,
-        Err(answer) => answer,
+        Err(refusal) => refusal.answer(),
     }
 }
 
@@ -100,7 +100,7 @@ pub(super) async fn attach(
     };
     match open.await {
         Ok(url) => pass_on(&url, request).await,
-        Err(answer) => answer,
+        Err(refusal) => refusal.answer(),
     }
 }
 
@@ -117,7 +117,7 @@ pub(super) async fn port_forward(
         let sandbox = status
             .and_then(|s| s.borrow().active_sandbox().map(|s| s.id.clone()))
             .ok_or_else(|| {
-                text(
+                Refusal::new(
                     StatusCode::INTERNAL_SERVER_ERROR,
                     format!("failed to find sandboxID for pod {}", found.describe()),
                 )
@@ -137,7 +137,7 @@ pub(super) async fn port_forward(
     };
     match open.await {
         Ok(url) => pass_on(&url, request).await,
-        Err(answer) => answer,
+        Err(refusal) => refusal.answer(),
     }
 }
 
@@ -151,7 +151,7 @@ pub(super) async fn run(
 ) -> Response<Body> {
     let id = match running(server, namespace, pod, container) {
         Ok(id) => id,
-        Err(answer) => return answer,
+        Err(refusal) => return refusal.answer(),
     };
     let command = query
         .get("cmd")
@@ -166,12 +166,12 @@ pub(super) async fn run(
         .await
     {
         Ok(done) => super::with_type(StatusCode::OK, "text/plain", done.output.into()),
-        Err(error) => failed(error),
+        Err(error) => failed(error).answer(),
     }
 }
 
 /// The id of the running container of this name.
-fn running(server: &Server, namespace: &str, pod: &str, container: &str) -> Result<String, Response<Body>> {
+fn running(server: &Server, namespace: &str, pod: &str, container: &str) -> Result<String, Refusal> {
     let found = server.pod(namespace, pod)?;
     let status = server.workers.runtime_status(found.uid());
     let id = status.and_then(|s| {
@@ -183,14 +183,14 @@ fn running(server: &Server, namespace: &str, pod: &str, container: &str) -> Resu
         Some(container.id.clone())
     });
     id.ok_or_else(|| {
-        text(
+        Refusal::new(
             StatusCode::NOT_FOUND,
             format!("container not found ({container:?})"),
         )
     })
 }
 
-fn failed(error: Error) -> Response<Body> {
+fn failed(error: Error) -> Refusal {
     let code = match &error {
         Error::Runtime { status, .. } if status.code() == tonic::Code::NotFound => StatusCode::NOT_FOUND,
         Error::Runtime { status, .. } if status.code() == tonic::Code::ResourceExhausted => {
@@ -198,7 +198,7 @@ fn failed(error: Error) -> Response<Body> {
         }
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    text(code, error.full())
+    Refusal::new(code, error.full())
 }
 
 /// Makes the same request at `url` and joins the two connections.

@@ -65,12 +65,7 @@ pub fn write(volume: &Path, payload: &Payload, fs_group: Option<u32>, now: Times
         link_visible(volume, payload)?;
         return Ok(false);
     }
-    let name = now
-        .to_zoned(TimeZone::UTC)
-        .strftime("..%Y_%m_%d_%H_%M_%S.%9f")
-        .to_string();
-    let fresh = volume.join(&name);
-    fs::create_dir(&fresh)?;
+    let (name, fresh) = new_directory(volume, now)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
     for (path, file) in payload {
         let target = fresh.join(path);
@@ -98,6 +93,24 @@ pub fn write(volume: &Path, payload: &Payload, fs_group: Option<u32>, now: Times
         fs::remove_dir_all(volume.join(old))?;
     }
     Ok(true)
+}
+
+/// A directory of its own, named by the time.
+fn new_directory(volume: &Path, now: Timestamp) -> io::Result<(String, PathBuf)> {
+    let stamp = now
+        .to_zoned(TimeZone::UTC)
+        .strftime("..%Y_%m_%d_%H_%M_%S.%9f")
+        .to_string();
+    let mut name = stamp.clone();
+    for attempt in 1u32.. {
+        let fresh = volume.join(&name);
+        match fs::create_dir(&fresh) {
+            Ok(()) => return Ok((name, fresh)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => name = format!("{stamp}.{attempt}"),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::from(ErrorKind::AlreadyExists))
 }
 
 fn validate(path: &str) -> io::Result<()> {
