@@ -16,6 +16,7 @@ pub mod informer;
 pub mod labels;
 pub mod leader;
 pub mod resource;
+pub mod taints;
 pub mod transport;
 pub mod workqueue;
 pub mod write;

@@ -159,7 +159,7 @@ mod tests {
     fn claims() {
         let check = |leaving: bool, expected: [&str; 3]| {
             let owner = ObjectMeta {
-                deletion_timestamp: leaving.then(|| {
+                deletion_timestamp: leaving.then_some({
                     k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH)
                 }),
                 ..ObjectMeta::default()

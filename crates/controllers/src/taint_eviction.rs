@@ -9,10 +9,11 @@ use crate::pods;
 use client::error::ApiErrorExt as _;
 use client::events::reference;
 use client::informer::{Index, by_node};
+use client::taints::tolerates_one;
 use client::{Event, Informer, ObjectKey, Outcome, Queue};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
@@ -127,7 +128,7 @@ fn leaves(pod: &Pod, taints: &[&Taint], now: Timestamp) -> Leaves {
         .unwrap_or(&[]);
     let mut limit: Option<i64> = None;
     for taint in taints {
-        let Some(toleration) = tolerations.iter().find(|t| tolerates(t, taint)) else {
+        let Some(toleration) = tolerations.iter().find(|t| tolerates_one(t, taint)) else {
             return Leaves::Now;
         };
         if let Some(seconds) = toleration.toleration_seconds {
@@ -146,22 +147,6 @@ fn leaves(pod: &Pod, taints: &[&Taint], now: Timestamp) -> Leaves {
         Ok(left) if !left.is_zero() => Leaves::In(left),
         _ => Leaves::Now,
     }
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let set = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
-    let value = toleration.value.as_deref().unwrap_or("");
-    let has = taint.value.as_deref().unwrap_or("");
-    let number = |text: &str| text.parse::<i64>().ok();
-    set(&toleration.effect).is_none_or(|e| e == taint.effect)
-        && set(&toleration.key).is_none_or(|k| k == taint.key)
-        && match toleration.operator.as_deref() {
-            None | Some("" | "Equal") => value == has,
-            Some("Exists") => true,
-            Some("Lt") => matches!((number(has), number(value)), (Some(has), Some(limit)) if has < limit),
-            Some("Gt") => matches!((number(has), number(value)), (Some(has), Some(limit)) if has > limit),
-            Some(_) => false,
-        }
 }
 
 impl Shell {

@@ -164,6 +164,11 @@ impl SchedulingQueue {
         }
     }
 
+    /// As [`Self::pop`], if one is ready now.
+    pub(crate) fn try_pop(&self) -> Option<Arc<PodInfo>> {
+        self.state.lock().pop()
+    }
+
     /// No node was found, for what these plugins said; or an error happened (`plugins` is empty).
     pub(crate) fn fail(&self, info: &PodInfo, plugins: Vec<&'static str>) {
         let mut state = self.state.lock();
@@ -397,10 +402,6 @@ mod tests {
     use serde_json::json;
 
     impl SchedulingQueue {
-        fn try_pop(&self) -> Option<Arc<PodInfo>> {
-            self.state.lock().pop()
-        }
-
         fn len(&self) -> usize {
             self.state.lock().pods.len()
         }

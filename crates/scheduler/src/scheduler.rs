@@ -18,7 +18,9 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What a scheduler is started with.
@@ -53,6 +55,8 @@ impl Options {
 
 /// So many bindings may be on their way at a time.
 const IN_FLIGHT: usize = 512;
+/// So long pods are decided in a row before others get a turn.
+const TURN: Duration = Duration::from_millis(2);
 
 /// The scheduler.
 pub struct Scheduler {
@@ -136,30 +140,41 @@ impl Scheduler {
                 () = stop.cancelled() => return,
                 pod = self.queue.pop() => pod,
             };
-            self.cache.lock().refresh(&mut snapshot);
-            let nominated = self.queue.nominated();
-            match self.algorithm.schedule(&pod, &snapshot, &nominated) {
-                Ok(node) => {
-                    let name = Arc::clone(&node.name);
-                    self.cache.lock().assume(Arc::clone(&pod), &name);
-                    self.queue.delete(&pod.key);
-                    let (hands, cache, queue) = (
-                        self.hands.clone(),
-                        Arc::clone(&self.cache),
-                        Arc::clone(&self.queue),
-                    );
-                    let pods = self.pods.clone();
-                    tokio::spawn(async move {
-                        if let Err(error) = hands.bind(&pod, &name).await {
-                            binding_failed(&hands, &cache, &queue, &pods, pod, &error).await;
-                        }
-                        drop(permit);
-                    });
-                }
-                Err(unfit) => self.no_fit(pod, *unfit, &snapshot),
+            self.schedule_one(pod, permit, &mut snapshot);
+            // Deciding does not wait, and a turn among busy tasks is precious: it is used for a while.
+            let turn = Instant::now();
+            while turn.elapsed() < TURN
+                && let Ok(permit) = Arc::clone(&permits).try_acquire_owned()
+                && let Some(pod) = self.queue.try_pop()
+            {
+                self.schedule_one(pod, permit, &mut snapshot);
             }
-            // Deciding does not wait; others on this thread must get their turn.
             tokio::task::yield_now().await;
+        }
+    }
+
+    fn schedule_one(&mut self, pod: Arc<PodInfo>, permit: OwnedSemaphorePermit, snapshot: &mut Snapshot) {
+        self.cache.lock().refresh(snapshot);
+        let nominated = self.queue.nominated();
+        match self.algorithm.schedule(&pod, snapshot, &nominated) {
+            Ok(node) => {
+                let name = Arc::clone(&node.name);
+                self.cache.lock().assume(Arc::clone(&pod), &name);
+                self.queue.delete(&pod.key);
+                let (hands, cache, queue) = (
+                    self.hands.clone(),
+                    Arc::clone(&self.cache),
+                    Arc::clone(&self.queue),
+                );
+                let pods = self.pods.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = hands.bind(&pod, &name).await {
+                        binding_failed(&hands, &cache, &queue, &pods, pod, &error).await;
+                    }
+                    drop(permit);
+                });
+            }
+            Err(unfit) => self.no_fit(pod, *unfit, snapshot),
         }
     }
 

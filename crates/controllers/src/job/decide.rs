@@ -219,7 +219,7 @@ fn note_suspension(plan: &mut Plan, suspended: bool, now: Timestamp) {
     let conditions = plan.status.conditions.get_or_insert_default();
     conditions.retain(|c| c.type_ != "Suspended");
     conditions.push(new);
-    plan.status.start_time = (!suspended).then(|| Time(now));
+    plan.status.start_time = (!suspended).then_some(Time(now));
     plan.events.push(Said {
         warning: false,
         reason: event,

@@ -238,12 +238,7 @@ fn an_index_may_fail_alone() {
         ),
         (Some("0,2"), Some("1"))
     );
-    let second = paper
-        .pods
-        .iter()
-        .filter(|p| index(p) == "1")
-        .next_back()
-        .expect("second try");
+    let second = paper.pods.iter().rfind(|p| index(p) == "1").expect("second try");
     assert_eq!(
         second.metadata.annotations.as_ref().expect("annotations")[INDEX_FAILURES],
         "1"

@@ -1,10 +1,10 @@
 //! NodeUnschedulable: cordoned nodes take only pods that tolerate the cordon's taint.
 
-use super::taint_toleration::tolerates;
 use crate::framework::{ClusterEvent, Filter, Plugin, PreFilter, Rejection, Verdict};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
+use client::taints::tolerates;
 use k8s_openapi::api::core::v1::Taint;
 use std::sync::Arc;
 

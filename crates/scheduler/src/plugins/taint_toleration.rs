@@ -7,37 +7,13 @@ use crate::framework::{
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
+use client::taints::{tolerates, tolerates_one};
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 use std::sync::Arc;
 
 pub const NAME: &str = "TaintToleration";
 
 pub struct TaintToleration;
-
-/// Whether one of the tolerations tolerates the taint.
-pub fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
-    tolerations.iter().any(|t| tolerates_one(t, taint))
-}
-
-fn tolerates_one(toleration: &Toleration, taint: &Taint) -> bool {
-    let set = |text: &Option<String>| text.as_deref().filter(|t| !t.is_empty()).map(str::to_owned);
-    if set(&toleration.effect).is_some_and(|effect| effect != taint.effect) {
-        return false;
-    }
-    if set(&toleration.key).is_some_and(|key| key != taint.key) {
-        return false;
-    }
-    let value = toleration.value.as_deref().unwrap_or("");
-    let has = taint.value.as_deref().unwrap_or("");
-    let number = |text: &str| text.parse::<i64>().ok();
-    match toleration.operator.as_deref() {
-        None | Some("" | "Equal") => value == has,
-        Some("Exists") => true,
-        Some("Lt") => matches!((number(has), number(value)), (Some(has), Some(limit)) if has < limit),
-        Some("Gt") => matches!((number(has), number(value)), (Some(has), Some(limit)) if has > limit),
-        Some(_) => false,
-    }
-}
 
 /// The first taint of effect NoSchedule or NoExecute that is not tolerated.
 pub(super) fn untolerated<'a>(node: &'a NodeInfo, tolerations: &[Toleration]) -> Option<&'a Taint> {
@@ -120,42 +96,5 @@ impl Score for Tolerations {
 
     fn normalize(&self, scores: &mut [i64]) {
         default_normalize(scores, true);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn tolerations() {
-        let taint = |value: &str| Taint {
-            key: "k".into(),
-            value: Some(value.into()),
-            effect: "NoSchedule".into(),
-            ..Taint::default()
-        };
-        for (toleration, value, expected) in [
-            (
-                json!({"key": "k", "operator": "Equal", "value": "v", "effect": "NoSchedule"}),
-                "v",
-                true,
-            ),
-            (json!({"key": "k", "value": "v"}), "v", true),
-            (json!({"key": "k", "value": "w"}), "v", false),
-            (json!({"operator": "Exists"}), "v", true),
-            (
-                json!({"key": "k", "operator": "Exists", "effect": "NoExecute"}),
-                "v",
-                false,
-            ),
-            (json!({"key": "j", "operator": "Exists"}), "v", false),
-            (json!({"key": "k", "operator": "Gt", "value": "5"}), "7", true),
-            (json!({"key": "k", "operator": "Lt", "value": "5"}), "7", false),
-        ] {
-            let parsed: Toleration = serde_json::from_value(toleration.clone()).expect("toleration");
-            assert_eq!(tolerates(&[parsed], &taint(value)), expected, "{toleration}");
-        }
     }
 }
