@@ -2,6 +2,7 @@
 
 use crate::cli::Up;
 use crate::instance::{Instance, write_atomically};
+use crate::node::within;
 use crate::pki::Pki;
 use crate::progress::Progress;
 use access::authentication::Authenticator;
@@ -42,7 +43,7 @@ pub struct ControlPlane {
     pub informers: Informers,
     store: Arc<dyn Store>,
     stop: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: Vec<(&'static str, JoinHandle<()>)>,
 }
 
 impl ControlPlane {
@@ -72,16 +73,15 @@ impl ControlPlane {
         // One set of informers for the process: decoded once, whoever asks.
         let reader = UserInfo::authenticated("system:kijabi:informers", &["system:masters"]);
         let informers = Informers::new(server.client(reader, "kijabi"));
-        let mut tasks = vec![serving];
-        tasks.push(tokio::spawn(controllers::run(
-            controller_options(&settings, &server, &informers, &clock),
-            stop.clone(),
-        )));
+        let mut tasks = vec![("the API server", serving)];
+        let controllers = controllers::run(controller_options(&settings, &server, &informers, &clock), stop.clone());
+        tasks.push(("the controllers", tokio::spawn(controllers)));
         let scheduler_client =
             server.client(UserInfo::authenticated("system:kube-scheduler", &[]), "kube-scheduler");
         let mut scheduler = scheduler::Options::new(scheduler_client, informers.clone(), Arc::clone(&clock));
         settings.node_name.clone_into(&mut scheduler.host);
-        tasks.push(tokio::spawn(scheduler::Scheduler::new(scheduler).run(stop.clone())));
+        let scheduler = scheduler::Scheduler::new(scheduler).run(stop.clone());
+        tasks.push(("the scheduler", tokio::spawn(scheduler)));
         progress.step("scheduler and controllers running");
         Ok(Self { server, clock, informers, store, stop, tasks })
     }
@@ -91,10 +91,13 @@ impl ControlPlane {
         self.stop.cancel();
         self.informers.stop();
         self.server.shutdown();
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a component ended badly");
-            }
+        for (name, task) in self.tasks {
+            within(name, async {
+                if let Err(error) = task.await {
+                    tracing::error!(%error, "{name} ended badly");
+                }
+            })
+            .await;
         }
         if let Err(error) = self.store.close().await {
             tracing::error!(%error, "closing the store");

@@ -41,7 +41,7 @@ pub async fn run(demo: Demo) -> anyhow::Result<()> {
 
 /// Everything between an empty directory and the end of the demo.
 async fn session(options: &Up, progress: Progress, exit: bool) -> anyhow::Result<()> {
-    let mut cluster = up::start(options, progress).await?;
+    let cluster = up::start(options, progress).await?;
     let outcome = tokio::select! {
         outcome = sample(options, &cluster, progress, exit) => outcome,
         signal = up::interrupted() => signal,

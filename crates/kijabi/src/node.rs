@@ -93,12 +93,20 @@ impl Node {
 
     /// Stops everything but the pods.
     pub async fn stop(self) {
-        self.dns.stop().await;
-        self.kubelet.stop().await;
-        self.proxy.stop().await;
+        within("cluster DNS", self.dns.stop()).await;
+        within("the kubelet", self.kubelet.stop()).await;
+        within("the service proxy", self.proxy.stop()).await;
         if let Some(runtime) = self.runtime {
-            runtime.shutdown().await;
+            within("the container runtime", runtime.shutdown()).await;
         }
+    }
+}
+
+/// Gives a component so long to stop. Pods and store lose nothing if it is then left behind.
+pub async fn within(what: &str, stop: impl Future<Output = ()>) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    if tokio::time::timeout(PATIENCE, stop).await.is_err() {
+        tracing::warn!("{what} did not stop within {} s and is left behind", PATIENCE.as_secs());
     }
 }
 

@@ -26,12 +26,15 @@ pub struct Cluster {
 /// Runs until a signal asks to stop. Pods live on.
 pub async fn run(options: &Up) -> anyhow::Result<()> {
     let progress = Progress::start();
-    let mut cluster = start(options, progress).await?;
+    let cluster = start(options, progress).await?;
     progress.step(format_args!("export KUBECONFIG={}", cluster.kubeconfig.display()));
     interrupted().await?;
     progress.step("stopping; pods live on (`kijabi down` stops them)");
-    cluster.stop().await;
-    Ok(())
+    tokio::select! {
+        () = cluster.stop() => Ok(()),
+        // Asked twice: whoever asks is in a hurry, and every start is a recovery.
+        again = interrupted() => again,
+    }
 }
 
 /// Resolves when somebody asks this process to end.
