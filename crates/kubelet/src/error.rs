@@ -15,7 +15,7 @@ pub enum Error {
     #[error("{operation}: the container runtime did not answer in time")]
     RuntimeSilent { operation: &'static str },
     /// The runtime refused; its message is the one the user sees.
-    #[error("{}", status.message())]
+    #[error("{}", words(status))]
     Runtime {
         operation: &'static str,
         status: Box<tonic::Status>,
@@ -51,6 +51,14 @@ pub enum Error {
     /// A thing of the pod that cannot be had as asked; upstream's words.
     #[error("{0}")]
     Pod(String),
+}
+
+/// A refusal's message; its code where it has none.
+fn words(status: &tonic::Status) -> String {
+    match status.message() {
+        "" => status.code().to_string(),
+        message => message.to_owned(),
+    }
 }
 
 impl Error {

@@ -286,7 +286,10 @@ impl PodWorker {
         if ending.is_cancelled() {
             return false;
         }
-        let result = match self.crash_back_off(stage, container) {
+        let result = match self
+            .held(container)
+            .map_or_else(|| self.crash_back_off(stage, container), Err)
+        {
             Err(refusal) => Err(refusal),
             Ok(()) => tokio::select! {
                 result = stage.container(container, target) => result,
@@ -296,11 +299,14 @@ impl PodWorker {
         match result {
             Ok(()) => {
                 self.reasons.remove(&container.name);
+                self.held.remove(&container.name);
                 outcome.progress = true;
                 true
             }
             Err(refusal) => {
                 let now = self.node.clock.now();
+                let image = container.image.clone().unwrap_or_default();
+                self.held.insert(container.name.clone(), (image, refusal.clone()));
                 let retry_at = refusal.retry_at.unwrap_or_else(|| plus(now, RETRY_START));
                 outcome.retry_at = Some(outcome.retry_at.map_or(retry_at, |at| at.min(retry_at)));
                 let reason = (refusal.reason.to_owned(), refusal.message);
@@ -310,6 +316,14 @@ impl PodWorker {
                 false
             }
         }
+    }
+
+    /// The refusal that still holds: waiting is said once, not at every look.
+    fn held(&self, container: &Container) -> Option<Refusal> {
+        let (image, refusal) = self.held.get(&container.name)?;
+        let waits = matches!(refusal.reason, "CrashLoopBackOff" | "ImagePullBackOff");
+        let holds = refusal.retry_at.is_some_and(|at| self.node.clock.now() < at);
+        (waits && holds && Some(image) == container.image.as_ref()).then(|| refusal.clone())
     }
 
     /// A container that ended a short while ago waits.

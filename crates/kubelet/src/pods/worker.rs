@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus as ApiStatus};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::start::Refusal;
 use super::{kill, orphans};
 use crate::backoff::{plus, since};
 use crate::error::Result;
@@ -81,6 +82,8 @@ pub struct PodWorker {
     pub(super) prober: Prober,
     /// Why containers could not be started, by name.
     pub(super) reasons: HashMap<String, (String, String)>,
+    /// Starts that wait for their time: image and refusal, by container name.
+    pub(super) held: HashMap<String, (String, Refusal)>,
     /// References were told for this version of the object.
     pub(super) referred: Option<String>,
     pub(super) errors: u32,
@@ -110,6 +113,7 @@ impl PodWorker {
             volumes: PodVolumes::default(),
             prober,
             reasons: HashMap::new(),
+            held: HashMap::new(),
             referred: None,
             errors: 0,
             failed: None,
