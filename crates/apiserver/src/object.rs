@@ -125,15 +125,32 @@ pub fn convert(resource: &Resource, object: Value, version: usize) -> Value {
     if text(&object, "apiVersion") == to.api_version {
         return object;
     }
-    let own_group = machinery::gvk::GroupVersion::parse(&to.api_version)
-        .is_some_and(|gv| gv.group == resource.info.group);
-    let wanted = if own_group { &to.version } else { &to.api_version };
-    let mut object = match resource.strategy.convert(&object, wanted) {
-        Some(converted) => converted,
-        None => object,
-    };
+    let mut object = resource
+        .strategy
+        .convert(&object, wanted(resource, version))
+        .unwrap_or(object);
     set_kind(&mut object, &to.api_version, &to.kind);
     object
+}
+
+/// Whether the object's fields have other names in that version.
+pub fn converts(resource: &Resource, object: &Value, version: usize) -> bool {
+    text(object, "apiVersion") != resource.versions[version].api_version
+        && resource
+            .strategy
+            .convert(object, wanted(resource, version))
+            .is_some()
+}
+
+/// How strategies know a version: by its name, or with its group if that is not the resource's own.
+fn wanted(resource: &Resource, version: usize) -> &str {
+    let to = &resource.versions[version];
+    let group = to.api_version.split_once('/').map_or("", |(group, _)| group);
+    if group == resource.info.group {
+        &to.version
+    } else {
+        &to.api_version
+    }
 }
 
 /// Encodes an object of the storage version.

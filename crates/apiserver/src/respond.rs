@@ -10,7 +10,9 @@ use http::{Response, StatusCode};
 use machinery::Value;
 use machinery::status::ApiError;
 use std::io::Write as _;
-use wire::body::Body;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use wire::body::{Body, BoxError};
 
 pub(crate) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
@@ -37,18 +39,77 @@ pub(crate) fn bytes(code: StatusCode, output: &Output, body: Bytes) -> Response<
     response
 }
 
-/// A body made piece by piece.
-pub(crate) fn body(code: StatusCode, output: &Output, body: Body) -> Response<Body> {
+/// A body made piece by piece; `about` is roughly its size.
+pub(crate) fn body(code: StatusCode, output: &Output, body: Body, about: usize) -> Response<Body> {
     if let Some(whole) = body.as_bytes() {
         return bytes(code, output, whole.clone());
     }
-    let mut response = Response::new(body);
+    let zipped = output.gzip && about >= GZIP_FROM;
+    let mut response = Response::new(if zipped {
+        Body::stream(Gzip::new(body))
+    } else {
+        body
+    });
     *response.status_mut() = code;
-    response.headers_mut().insert(CONTENT_TYPE, output.content_type());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, output.content_type());
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    if zipped {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
     response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    response
+}
+
+/// A body compressed as it is sent.
+struct Gzip {
+    inner: Body,
+    /// `None` once the end is written.
+    encoder: Option<flate2::write::GzEncoder<Vec<u8>>>,
+}
+
+impl Gzip {
+    fn new(inner: Body) -> Self {
+        Self {
+            inner,
+            encoder: Some(flate2::write::GzEncoder::new(
+                Vec::new(),
+                flate2::Compression::fast(),
+            )),
+        }
+    }
+}
+
+impl http_body::Body for Gzip {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        loop {
+            let Some(encoder) = &mut this.encoder else {
+                return Poll::Ready(None);
+            };
+            let out = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    encoder.write_all(&data)?;
+                    std::mem::take(encoder.get_mut())
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => match this.encoder.take().map(flate2::write::GzEncoder::finish) {
+                    Some(rest) => rest?,
+                    None => return Poll::Ready(None),
+                },
+            };
+            if !out.is_empty() {
+                return Poll::Ready(Some(Ok(http_body::Frame::data(out.into()))));
+            }
+        }
+    }
 }
 
 /// Any JSON-like value that needs no table: reviews, discovery, statuses.

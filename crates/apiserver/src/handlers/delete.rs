@@ -80,11 +80,9 @@ pub(super) async fn collection(
         revision,
         ..ListMeta::default()
     };
-    Ok(respond::body(
-        StatusCode::OK,
-        &output,
-        ListBody::body(resource, form, entries, &meta, output.pretty),
-    ))
+    let about = entries.iter().map(|e| e.stored.len()).sum();
+    let body = ListBody::body(resource, form, entries, &meta, output.pretty);
+    Ok(respond::body(StatusCode::OK, &output, body, about))
 }
 
 /// The options of the body, or else of the query.

@@ -73,8 +73,9 @@ pub(super) async fn list(
         remaining: page.remaining.filter(|_| page.next.is_some()),
     };
     let form = exchange.form(endpoint, &output)?;
+    let about = page.entries.iter().map(|e| e.stored.len()).sum();
     let body = ListBody::body(resource, form, page.entries, &meta, output.pretty);
-    Ok(respond::body(StatusCode::OK, &output, body))
+    Ok(respond::body(StatusCode::OK, &output, body, about))
 }
 
 fn encode_token(revision: u64, last: &[u8], prefix: &str) -> String {

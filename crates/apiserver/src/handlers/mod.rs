@@ -37,6 +37,20 @@ use wire::body::{Body, ReadError};
 /// The largest body upstream takes.
 const MAX_BODY: usize = 3 * 1024 * 1024;
 
+/// Resources upstream warns of.
+const DEPRECATED: [(&str, &str, &str); 2] = [
+    (
+        "",
+        "componentstatuses",
+        "v1 ComponentStatus is deprecated in v1.19+",
+    ),
+    (
+        "",
+        "endpoints",
+        "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+    ),
+];
+
 /// A request, understood: what the handlers work on.
 pub(crate) struct Exchange {
     pub core: Arc<Core>,
@@ -64,6 +78,12 @@ pub(crate) async fn resource(exchange: Exchange) -> Result<Response<Body>, ApiEr
         && info.verb != Verb::Watch
     {
         return Err(ApiError::not_found_path());
+    }
+    if let Some((_, _, warning)) = DEPRECATED
+        .iter()
+        .find(|(group, name, _)| *group == endpoint.group && *name == endpoint.name)
+    {
+        exchange.notes.warn(*warning);
     }
     if !info.subresource.is_empty() {
         return subresource(exchange, &endpoint).await;

@@ -11,17 +11,22 @@ use access::admission::Notes;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{Response, StatusCode};
 use machinery::field::{Error, ErrorList, Path};
-use machinery::patch;
+use machinery::patch::{Patch, PatchKind};
+use machinery::schema::{TypeId, Types};
 use machinery::status::ApiError;
 use machinery::{Value, codec, defaults};
 use std::sync::Arc;
 use wire::body::Body;
 
-/// Which patch a body is.
-enum Patch {
-    Json(patch::json::JsonPatch),
-    Merge(Value),
-    Strategic(Value),
+pub(super) const APPLY: &str = "application/apply-patch+yaml";
+const JSON: &str = "application/json-patch+json";
+const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
+/// What a PATCH brings.
+pub(super) enum Input {
+    Patch(Patch),
+    /// The configuration of a server-side apply.
     Apply(Value),
 }
 
@@ -31,7 +36,7 @@ struct Patching<'a> {
     resource: &'a Arc<Resource>,
     endpoint: &'a Endpoint,
     write: &'a Write<'a>,
-    patch: Patch,
+    input: Input,
     options: &'a WriteOptions,
     notes: &'a Notes,
 }
@@ -50,7 +55,8 @@ pub(super) async fn patch(
     let bytes = exchange.body().await?;
     let options = exchange.write_options("PatchOptions")?;
     check_options(&exchange, &options, &kind)?;
-    let patch = read_patch(&kind, &bytes, endpoint, &exchange, &options, resource)?;
+    let ty = resource.versions[endpoint.index].ty;
+    let input = read(&kind, &bytes, &resource.types, ty, &options, &exchange.notes)?;
     drop(bytes);
     let manager = options.manager(exchange.headers().get(USER_AGENT));
     let options_object = exchange.options_object("PatchOptions", &options);
@@ -60,7 +66,7 @@ pub(super) async fn patch(
         resource,
         endpoint,
         write: &write,
-        patch,
+        input,
         options: &options,
         notes: &exchange.notes,
     };
@@ -77,11 +83,6 @@ pub(super) async fn patch(
     exchange.entry(code, endpoint, resource, &updated.entry, &output)
 }
 
-const JSON: &str = "application/json-patch+json";
-const MERGE: &str = "application/merge-patch+json";
-const STRATEGIC: &str = "application/strategic-merge-patch+json";
-const APPLY: &str = "application/apply-patch+yaml";
-
 fn supported(resource: &Resource) -> Vec<&'static str> {
     if resource.built_in {
         vec![JSON, MERGE, STRATEGIC, APPLY]
@@ -90,7 +91,8 @@ fn supported(resource: &Resource) -> Vec<&'static str> {
     }
 }
 
-fn media_type(exchange: &Exchange) -> String {
+/// The content type, without its parameters.
+pub(super) fn media_type(exchange: &Exchange) -> String {
     let value = exchange
         .headers()
         .get(CONTENT_TYPE)
@@ -104,7 +106,7 @@ fn media_type(exchange: &Exchange) -> String {
         .to_owned()
 }
 
-fn check_options(exchange: &Exchange, options: &WriteOptions, kind: &str) -> Result<(), ApiError> {
+pub(super) fn check_options(exchange: &Exchange, options: &WriteOptions, kind: &str) -> Result<(), ApiError> {
     let mut errors = ErrorList::new();
     if kind == APPLY {
         if options.field_manager.is_empty() {
@@ -126,118 +128,89 @@ fn check_options(exchange: &Exchange, options: &WriteOptions, kind: &str) -> Res
     }
 }
 
-fn read_patch(
+/// Reads the body of a PATCH to an object of type `ty`.
+pub(super) fn read(
     kind: &str,
     bytes: &[u8],
-    endpoint: &Endpoint,
-    exchange: &Exchange,
+    types: &Types,
+    ty: TypeId,
     options: &WriteOptions,
-    resource: &Resource,
-) -> Result<Patch, ApiError> {
-    if kind == APPLY {
-        return read_apply(bytes, endpoint, exchange, options, resource).map(Patch::Apply);
-    }
-    let decoded = codec::json::decode_any(bytes)
-        .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
-    for finding in decoded.findings {
-        match options.field_validation {
-            FieldValidation::Ignore => {}
-            FieldValidation::Warn => exchange.notes.warn(finding),
-            FieldValidation::Strict => {
-                return Err(invalid_patch(bytes, &format!("strict decoding error: {finding}")));
-            }
+    notes: &Notes,
+) -> Result<Input, ApiError> {
+    let Some(kind) = PatchKind::of_media_type(kind) else {
+        return read_apply(bytes, types, ty, options, notes).map(Input::Apply);
+    };
+    let validation = options.field_validation;
+    let patch = Patch::decode(kind, bytes, validation != FieldValidation::Ignore)?;
+    match validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => patch.findings.iter().for_each(|f| notes.warn(f)),
+        FieldValidation::Strict if patch.findings.is_empty() => {}
+        FieldValidation::Strict => {
+            let why = format!("strict decoding error: {}", patch.findings.join(", "));
+            return Err(ApiError::bad_request(why));
         }
     }
-    Ok(match kind {
-        JSON => Patch::Json(patch::json::JsonPatch::from_value(decoded.value)?),
-        MERGE => Patch::Merge(decoded.value),
-        _ => Patch::Strategic(decoded.value),
-    })
+    Ok(Input::Patch(patch))
 }
 
 fn read_apply(
     bytes: &[u8],
-    endpoint: &Endpoint,
-    exchange: &Exchange,
+    types: &Types,
+    ty: TypeId,
     options: &WriteOptions,
-    resource: &Resource,
+    notes: &Notes,
 ) -> Result<Value, ApiError> {
-    let ty = resource.versions[endpoint.index].ty;
-    let decoded = codec::yaml::decode(bytes, &resource.types, ty)
+    let decoded = codec::yaml::decode(bytes, types, ty)
         .map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
     match options.field_validation {
-        _ if decoded.findings.is_empty() => {}
         FieldValidation::Ignore => {}
-        FieldValidation::Warn => decoded.findings.into_iter().for_each(|f| exchange.notes.warn(f)),
+        FieldValidation::Warn => decoded.findings.into_iter().for_each(|f| notes.warn(f)),
+        FieldValidation::Strict if decoded.findings.is_empty() => {}
         FieldValidation::Strict => {
             let why = decoded.findings.join(", ");
             return Err(ApiError::bad_request(format!(
-                "error strict decoding YAML: error unmarshaling JSON: while decoding JSON: {why}"
+                "error strict decoding YAML: {why}"
             )));
         }
     }
     Ok(decoded.value)
 }
 
-fn invalid_patch(bytes: &[u8], why: &str) -> ApiError {
-    let shown = String::from_utf8_lossy(bytes);
-    let error = Error::invalid(&Path::new("patch"), &*shown, why);
-    ApiError::invalid("", "", "", vec![error])
-}
-
 impl Change for Patching<'_> {
     fn apply(&self, live: Option<&Value>) -> Result<Value, ApiError> {
-        let version = self.endpoint.index;
-        let current = live.map(|l| object::convert(self.resource, l.clone(), version));
-        if let Patch::Apply(config) = &self.patch {
-            return self.apply_config(live, config);
-        }
-        let Some(current) = current else {
-            return Err(ApiError::not_found(
+        let current = live.map(|l| object::convert(self.resource, l.clone(), self.endpoint.index));
+        match (&self.input, current) {
+            (Input::Apply(config), current) => self.apply_config(current.as_ref(), config),
+            (Input::Patch(_), None) => Err(ApiError::not_found(
                 &self.resource.group_resource,
                 self.write.name,
-            ));
-        };
-        let ty = self.resource.versions[version].ty;
-        let patched = match &self.patch {
-            Patch::Json(patch) => {
-                for finding in patch.unknown_fields() {
-                    if self.options.field_validation == FieldValidation::Warn {
-                        self.notes.warn(finding);
-                    }
-                }
-                patch.apply(&current)?
-            }
-            Patch::Merge(patch) => patch::merge::apply(current, patch.clone())?,
-            Patch::Strategic(patch) => {
-                let (Value::Object(current), Value::Object(patch)) = (current, patch.clone()) else {
-                    return Err(ApiError::bad_request(
-                        "error decoding patch: the patch is not an object",
-                    ));
-                };
-                Value::Object(patch::strategic::apply(&self.resource.types, ty, current, patch)?)
-            }
-            Patch::Apply(_) => unreachable!("returned above"),
-        };
-        self.finish(patched)
+            )),
+            (Input::Patch(patch), Some(current)) => self.apply_patch(patch, &current),
+        }
     }
 
     fn may_create(&self) -> bool {
-        matches!(self.patch, Patch::Apply(_))
+        matches!(self.input, Input::Apply(_))
     }
 
     fn tracks_itself(&self) -> bool {
-        matches!(self.patch, Patch::Apply(_))
+        matches!(self.input, Input::Apply(_))
     }
 }
 
 impl Patching<'_> {
     /// The patched document as an object of the storage version.
-    fn finish(&self, patched: Value) -> Result<Value, ApiError> {
+    fn apply_patch(&self, patch: &Patch, current: &Value) -> Result<Value, ApiError> {
         let version = &self.resource.versions[self.endpoint.index];
-        let invalid = |why: String| invalid_patch(&codec::json::to_vec(&patched), &why);
+        let patched = patch.apply(&self.resource.types, version.ty, current)?;
         let decoded = codec::json::conform(&patched, &self.resource.types, version.ty)
-            .map_err(|e| invalid(e.to_string()))?;
+            .map_err(|e| patch.unfit(&patched, &e.to_string()))?;
+        let strict = self.options.field_validation == FieldValidation::Strict;
+        if strict && !decoded.findings.is_empty() {
+            let why = format!("strict decoding error: {}", decoded.findings.join(", "));
+            return Err(patch.unfit(&patched, &why));
+        }
         let context = DecodeContext {
             types: &self.resource.types,
             ty: version.ty,
@@ -246,15 +219,11 @@ impl Patching<'_> {
             notes: self.notes,
             defaults: true,
         };
-        if self.options.field_validation == FieldValidation::Strict && !decoded.findings.is_empty() {
-            return Err(invalid(format!(
-                "strict decoding error: {}",
-                decoded.findings.join(", ")
-            )));
-        }
         judge_findings(&self.endpoint.kind, decoded.findings, &context)?;
-        let kept = |key: &str| object::text(&decoded.value, key).to_owned();
-        let (api_version, kind) = (kept("apiVersion"), kept("kind"));
+        let (api_version, kind) = (
+            object::text(&decoded.value, "apiVersion"),
+            object::text(&decoded.value, "kind"),
+        );
         if api_version != version.api_version || kind != version.kind {
             return Err(ApiError::bad_request(format!(
                 "the kind of the patched object ({api_version}, {kind}) is not the kind of the endpoint ({}, {})",
@@ -264,24 +233,21 @@ impl Patching<'_> {
         Ok(self.complete(decoded.value))
     }
 
+    fn apply_config(&self, live: Option<&Value>, config: &Value) -> Result<Value, ApiError> {
+        let reset = self.write.reset_fields();
+        let versions = self.write.other_versions();
+        let manager = self.write.field_manager(&reset, &versions);
+        let now = self.registry.clock.now();
+        let force = self.options.force.unwrap_or(false);
+        let applied = manager.apply(live, config, &self.options.field_manager, force, now)?;
+        Ok(self.complete(applied.object))
+    }
+
     fn complete(&self, mut object: Value) -> Value {
         let ty = self.resource.versions[self.endpoint.index].ty;
         defaults::apply(&self.resource.types, ty, &mut object);
         let mut object = object::convert(self.resource, object, self.resource.storage);
         self.resource.strategy.default(&mut object);
         object
-    }
-
-    fn apply_config(&self, live: Option<&Value>, config: &Value) -> Result<Value, ApiError> {
-        let version = &self.resource.versions[self.endpoint.index];
-        let reset = self.write.reset_fields();
-        let mut manager = self.write.field_manager(&reset);
-        manager.id = version.ty;
-        manager.version = &version.api_version;
-        let live = live.map(|l| object::convert(self.resource, l.clone(), self.endpoint.index));
-        let now = self.registry.clock.now();
-        let force = self.options.force.unwrap_or(false);
-        let applied = manager.apply(live.as_ref(), config, &self.options.field_manager, force, now)?;
-        Ok(self.complete(applied.object))
     }
 }

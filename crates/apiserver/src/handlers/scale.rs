@@ -1,23 +1,34 @@
 //! The `scale` subresource: an object's replicas as an `autoscaling/v1` Scale.
+//!
+//! Who manages the replicas is told both ways: the object's managers are shown on the Scale, and a write to the
+//! Scale is credited on the object.
 
 use super::Exchange;
+use super::patch::{self, Input};
 use crate::cache::Entry;
 use crate::registry::update::Change;
-use crate::registry::{Resource, stored_error};
-use crate::request::query::WriteOptions;
+use crate::registry::{Registry, Resource, stored_error};
+use crate::request::query::{FieldValidation, WriteOptions};
 use crate::request::{Verb, negotiate};
 use crate::respond;
 use crate::routes::Endpoint;
-use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::header::USER_AGENT;
 use http::{Response, StatusCode};
+use machinery::apply::{self, FieldManager, ResetFields, SameFields};
 use machinery::field::{Error, Path};
 use machinery::gvk::GroupVersionKind;
+use machinery::schema::TypeId;
 use machinery::selector::{LabelSelector, Operator};
 use machinery::status::ApiError;
-use machinery::{Map, Value, codec, meta, patch};
+use machinery::{Map, Value, codec, meta};
 use resources::strategy::Scale;
 use std::sync::Arc;
 use wire::body::Body;
+
+const KIND: (&str, &str, &str) = ("autoscaling", "v1", "Scale");
+const API_VERSION: &str = "autoscaling/v1";
+/// Where every built-in kind's managers have the replicas.
+const REPLICAS: &[&str] = &["f:spec", "f:replicas"];
 
 pub(super) async fn scale(
     mut exchange: Exchange,
@@ -33,7 +44,7 @@ pub(super) async fn scale(
         Ok(respond::value(
             StatusCode::OK,
             &output,
-            &scale_of(&object, &paths),
+            &scale_of(resource, &object, &paths),
         ))
     };
     match exchange.info.verb {
@@ -51,15 +62,22 @@ pub(super) async fn scale(
                 "PatchOptions"
             };
             let options = exchange.write_options(kind)?;
-            let input = read(&mut exchange, &options).await?;
+            let ty = api::kind(&GroupVersionKind::new(KIND.0, KIND.1, KIND.2))
+                .ok_or_else(|| ApiError::internal("no Scale in the tables"))?;
+            let input = read(&mut exchange, &options, ty).await?;
             let manager = options.manager(exchange.headers().get(USER_AGENT));
             let options_object = exchange.options_object(kind, &options);
             let write = exchange.write(endpoint, resource, &options, &options_object, &manager);
             let change = Scaling {
+                registry: &exchange.core.registry,
                 input,
                 paths,
                 resource,
+                version: &resource.versions[endpoint.index].api_version,
                 name: &exchange.info.name,
+                manager: &manager,
+                options: &options,
+                ty,
             };
             let updated = exchange.core.registry.update(&write, &change, &exchange).await?;
             answer(&updated.entry)
@@ -69,58 +87,44 @@ pub(super) async fn scale(
 }
 
 /// What the client sent.
-enum Input {
+enum Sent {
     Whole(Value),
-    Json(patch::json::JsonPatch),
-    Merge(Value),
+    Part(Input),
 }
 
 struct Scaling<'a> {
-    input: Input,
+    registry: &'a Registry,
+    input: Sent,
     paths: Scale,
     resource: &'a Resource,
+    version: &'a str,
     name: &'a str,
+    manager: &'a str,
+    options: &'a WriteOptions,
+    ty: TypeId,
 }
 
-fn scale_kind() -> GroupVersionKind {
-    GroupVersionKind::new("autoscaling", "v1", "Scale")
-}
-
-async fn read(exchange: &mut Exchange, options: &WriteOptions) -> Result<Input, ApiError> {
+async fn read(exchange: &mut Exchange, options: &WriteOptions, ty: TypeId) -> Result<Sent, ApiError> {
     if exchange.info.verb == Verb::Update {
-        return Ok(Input::Whole(
-            exchange.decode_other(&scale_kind(), options).await?.0,
+        let kind = GroupVersionKind::new(KIND.0, KIND.1, KIND.2);
+        return Ok(Sent::Whole(exchange.decode_other(&kind, options).await?.0));
+    }
+    let kind = patch::media_type(exchange);
+    if machinery::patch::PatchKind::of_media_type(&kind).is_none() && kind != patch::APPLY {
+        return Err(negotiate::unsupported_media_type(
+            "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
         ));
     }
-    let kind = exchange
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_owned();
+    patch::check_options(exchange, options, &kind)?;
     let bytes = exchange.body().await?;
-    let decode = |bytes: &[u8]| {
-        codec::json::decode_any(bytes)
-            .map(|d| d.value)
-            .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))
-    };
-    match kind.as_str() {
-        "application/json-patch+json" => {
-            Ok(Input::Json(patch::json::JsonPatch::from_value(decode(&bytes)?)?))
-        }
-        // A Scale has no lists, so both merge patches mean the same.
-        "application/merge-patch+json" | "application/strategic-merge-patch+json" => {
-            Ok(Input::Merge(decode(&bytes)?))
-        }
-        "application/apply-patch+yaml" => {
-            let json = codec::yaml::to_json(&bytes)
-                .map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
-            Ok(Input::Merge(decode(&json)?))
-        }
-        _ => Err(negotiate::unsupported_media_type(
-            "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
-        )),
-    }
+    Ok(Sent::Part(patch::read(
+        &kind,
+        &bytes,
+        api::types(),
+        ty,
+        options,
+        &exchange.notes,
+    )?))
 }
 
 impl Change for Scaling<'_> {
@@ -128,12 +132,8 @@ impl Change for Scaling<'_> {
         let Some(live) = live else {
             return Err(ApiError::not_found(&self.resource.group_resource, self.name));
         };
-        let current = scale_of(live, &self.paths);
-        let wanted = match &self.input {
-            Input::Whole(scale) => scale.clone(),
-            Input::Json(patch) => patch.apply(&current)?,
-            Input::Merge(patch) => patch::merge::apply(current, patch.clone())?,
-        };
+        let current = scale_of(self.resource, live, &self.paths);
+        let wanted = self.wanted(&current)?;
         let replicas = wanted
             .get_path(&["spec", "replicas"])
             .and_then(Value::as_i64)
@@ -145,7 +145,7 @@ impl Change for Scaling<'_> {
                 replicas,
                 "must be greater than or equal to 0",
             )];
-            return Err(ApiError::invalid("autoscaling", "Scale", self.name, errors));
+            return Err(ApiError::invalid(KIND.0, KIND.2, self.name, errors));
         }
         let mut new = live.clone();
         new.set_path(self.paths.replicas, replicas);
@@ -155,17 +155,82 @@ impl Change for Scaling<'_> {
         if !uid.is_empty() {
             meta::set_text(&mut new, "uid", uid);
         }
+        let paths = replicas_paths(self.resource);
+        let credited = apply::scale::to_parent(managed(live), managed(&wanted), self.version, &paths);
+        meta::set(
+            &mut new,
+            "managedFields",
+            credited.map_err(ApiError::internal)?.unwrap_or_default(),
+        );
         Ok(new)
+    }
+
+    fn tracks_itself(&self) -> bool {
+        true
     }
 }
 
-fn scale_of(object: &Value, paths: &Scale) -> Value {
+impl Scaling<'_> {
+    /// The Scale as the client wants it, with its managers.
+    fn wanted(&self, current: &Value) -> Result<Value, ApiError> {
+        let reset = ResetFields::default();
+        let manager = FieldManager {
+            types: api::types(),
+            id: self.ty,
+            version: API_VERSION,
+            kind: KIND.2,
+            subresource: "scale",
+            built_in: true,
+            reset: &reset,
+            versions: &SameFields,
+        };
+        let now = self.registry.clock.now();
+        let mut wanted = match &self.input {
+            Sent::Whole(scale) => scale.clone(),
+            Sent::Part(Input::Apply(config)) => {
+                let force = self.options.force.unwrap_or(false);
+                return Ok(manager
+                    .apply(Some(current), config, self.manager, force, now)?
+                    .object);
+            }
+            Sent::Part(Input::Patch(patch)) => {
+                let patched = patch.apply(api::types(), self.ty, current)?;
+                let decoded = codec::json::conform(&patched, api::types(), self.ty)
+                    .map_err(|e| patch.unfit(&patched, &e.to_string()))?;
+                if self.options.field_validation == FieldValidation::Strict && !decoded.findings.is_empty() {
+                    let why = format!("strict decoding error: {}", decoded.findings.join(", "));
+                    return Err(patch.unfit(&patched, &why));
+                }
+                decoded.value
+            }
+        };
+        manager.update(Some(current), &mut wanted, self.manager, now);
+        Ok(wanted)
+    }
+}
+
+fn replicas_paths(resource: &Resource) -> Vec<(&str, Option<&'static [&'static str]>)> {
+    resource
+        .versions
+        .iter()
+        .map(|v| (v.api_version.as_str(), Some(REPLICAS)))
+        .collect()
+}
+
+fn managed(object: &Value) -> Option<&Value> {
+    meta::metadata(object)?.get("managedFields")
+}
+
+fn scale_of(resource: &Resource, object: &Value, paths: &Scale) -> Value {
     let mut scale = Value::object();
-    crate::object::set_kind(&mut scale, "autoscaling/v1", "Scale");
+    crate::object::set_kind(&mut scale, API_VERSION, KIND.2);
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object.get_path(&["metadata", field]) {
             scale.set_path(&["metadata", field], value.clone());
         }
+    }
+    if let Ok(Some(managers)) = apply::scale::to_scale(managed(object), &replicas_paths(resource)) {
+        meta::set(&mut scale, "managedFields", managers);
     }
     let number = |path: &[&str]| object.get_path(path).and_then(Value::as_i64).unwrap_or(0);
     let mut spec = Map::new();

@@ -171,12 +171,24 @@ impl Registry {
         }
     }
 
-    /// Credits the write's manager with what it changes.
+    /// Credits the write's manager with what it changes, in the names of the version the request speaks.
     pub(crate) fn track_fields(&self, write: &Write<'_>, live: Option<&Value>, new: &mut Value) {
         let reset = write.reset_fields();
-        write
-            .field_manager(&reset)
-            .update(live, new, write.manager, self.clock.now());
+        let versions = write.other_versions();
+        let manager = write.field_manager(&reset, &versions);
+        let now = self.clock.now();
+        if write.speaks_storage_fields(new) {
+            manager.update(live, new, write.manager, now);
+            return;
+        }
+        let view = |object: &Value| object::convert(write.resource, object.clone(), write.version);
+        let live = live.map(view);
+        let mut shown = view(new);
+        manager.update(live.as_ref(), &mut shown, write.manager, now);
+        let list = machinery::meta::metadata(&shown)
+            .and_then(|m| m.get("managedFields"))
+            .cloned();
+        machinery::meta::set(new, "managedFields", list.unwrap_or_default());
     }
 }
 
@@ -218,22 +230,70 @@ impl<'a> Write<'a> {
         std::borrow::Cow::Owned(apply::ResetFields::new(fields.iter().copied()))
     }
 
-    pub(crate) fn field_manager<'m>(&'m self, reset: &'m apply::ResetFields) -> apply::FieldManager<'m> {
-        let storage = self.resource.storage_version();
+    pub(crate) fn field_manager<'m>(
+        &'m self,
+        reset: &'m apply::ResetFields,
+        versions: &'m OtherVersions<'m>,
+    ) -> apply::FieldManager<'m> {
+        let version = &self.resource.versions[self.version];
         apply::FieldManager {
             types: &self.resource.types,
-            id: storage.ty,
-            version: &storage.api_version,
-            kind: &storage.kind,
+            id: version.ty,
+            version: &version.api_version,
+            kind: &version.kind,
             subresource: self.subresource,
             built_in: self.resource.built_in,
             reset,
-            versions: &apply::SameFields,
+            versions,
         }
+    }
+
+    pub(crate) fn other_versions(&self) -> OtherVersions<'a> {
+        OtherVersions {
+            resource: self.resource,
+            own: self.version,
+        }
+    }
+
+    /// Whether the request's version has the fields of the storage version.
+    fn speaks_storage_fields(&self, object: &Value) -> bool {
+        self.version == self.resource.storage || !object::converts(self.resource, object, self.version)
     }
 
     pub(crate) fn invalid(&self, name: &str, errors: machinery::field::ErrorList) -> ApiError {
         ApiError::invalid(&self.resource.info.group, &self.resource.info.kind, name, errors)
+    }
+}
+
+/// A resource in the versions its managers used.
+pub(crate) struct OtherVersions<'a> {
+    resource: &'a Resource,
+    /// The version of the request.
+    own: usize,
+}
+
+impl apply::Versions for OtherVersions<'_> {
+    fn view(&self, object: &Value, version: &str) -> Result<apply::VersionView, String> {
+        let Some(at) = self
+            .resource
+            .versions
+            .iter()
+            .position(|v| v.api_version == version)
+        else {
+            return Ok(apply::VersionView::Gone);
+        };
+        if at == self.own || !object::converts(self.resource, object, at) {
+            return Ok(apply::VersionView::Same);
+        }
+        let converted = object::convert(self.resource, object.clone(), at);
+        Ok(apply::VersionView::Converted(
+            self.resource.versions[at].ty,
+            converted,
+        ))
+    }
+
+    fn back(&self, object: Value, _version: &str) -> Result<Value, String> {
+        Ok(object::convert(self.resource, object, self.own))
     }
 }
 

@@ -182,3 +182,25 @@ async fn protobuf_lists_hold_the_objects() {
     let items = value.get("items").and_then(|i| i.as_array()).expect("items");
     assert_eq!(machinery::meta::name(&items[0]), "a");
 }
+
+#[tokio::test]
+async fn large_lists_are_compressed_for_who_takes_it() {
+    use std::io::Read as _;
+    let api = Api::start().await;
+    for i in 0..100 {
+        let object = json!({"metadata": {"name": format!("m{i:03}")}, "data": {"k": "x".repeat(2000)}});
+        api.post(MAPS, object).await.ok();
+    }
+    let request = http::Request::get(MAPS)
+        .header("accept-encoding", "gzip")
+        .body(wire::body::Body::empty());
+    let answer = super::read(api.send(request.expect("request")).await).await;
+    assert_eq!(answer.headers["content-encoding"], "gzip");
+    let mut plain = String::new();
+    flate2::read::GzDecoder::new(&answer.body[..])
+        .read_to_string(&mut plain)
+        .expect("gzip");
+    let list: Json = serde_json::from_str(&plain).expect("json");
+    assert_eq!(names(&list).len(), 100);
+    assert_eq!(api.get(MAPS).await.ok(), list);
+}

@@ -422,3 +422,47 @@ async fn autoscalers_are_one_in_both_versions() {
         .ok();
     assert_eq!(back["spec"]["targetCPUUtilizationPercentage"], 70);
 }
+
+#[tokio::test]
+async fn managers_are_named_in_the_version_they_spoke() {
+    let api = Api::start().await;
+    let path = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+    let v1 = json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 70,
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}});
+    let made = api.post(path, v1).await.ok();
+    let entry = &made["metadata"]["managedFields"][0];
+    assert_eq!(entry["apiVersion"], "autoscaling/v1");
+    assert!(
+        entry["fieldsV1"]["f:spec"]["f:targetCPUUtilizationPercentage"].is_object(),
+        "{entry}"
+    );
+}
+
+#[tokio::test]
+async fn who_scales_manages_the_replicas() {
+    let api = Api::start().await;
+    api.post(DEPLOYMENTS, deployment("web")).await.ok();
+    let path = format!("{DEPLOYMENTS}/web/scale?fieldManager=scaler");
+    api.patch(&path, "merge-patch+json", json!({"spec": {"replicas": 5}}))
+        .await
+        .ok();
+    let object = api.get(&format!("{DEPLOYMENTS}/web")).await.ok();
+    let entries = object["metadata"]["managedFields"]
+        .as_array()
+        .expect("managers")
+        .clone();
+    let scaler = entries
+        .iter()
+        .find(|e| e["manager"] == "scaler")
+        .expect("the scaler is a manager");
+    assert_eq!(
+        (scaler["subresource"].as_str(), scaler["apiVersion"].as_str()),
+        (Some("scale"), Some("apps/v1"))
+    );
+    assert_eq!(scaler["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+    let other = entries
+        .iter()
+        .find(|e| e["manager"] == "test")
+        .expect("the creator is one too");
+    assert!(other["fieldsV1"]["f:spec"]["f:replicas"].is_null());
+}
