@@ -12,11 +12,12 @@
 //! - **Invariant:** a watch delivers every change of its range once, in order, a revision never split
 //!   across batches, or ends with [`Error::Compacted`]. A slow reader never holds up a writer.
 //!
-//! [`Embedded`] keeps everything in one file on the local disk. [`Memory`] keeps everything in memory and is the executable description of these rules.
+//! [`Embedded`] keeps everything on the local disk, [`Etcd`] in an etcd cluster. [`Memory`] keeps everything in memory and is the executable description of these rules.
 //! What it deliberately lacks: users, quotas, leader election, kinds.
 
 pub mod embedded;
 mod error;
+mod etcd;
 mod lease;
 mod memory;
 pub mod suite;
@@ -26,6 +27,7 @@ mod watch;
 
 pub use embedded::Embedded;
 pub use error::{Error, Result};
+pub use etcd::Etcd;
 pub use memory::Memory;
 pub use types::{
     Batch, Compare, DeleteResponse, Event, EventKind, GetResponse, KeyRange, KeyValue, Lease, LeaseId, Op,

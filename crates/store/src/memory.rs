@@ -194,6 +194,7 @@ impl Store for Memory {
 
 impl Shared {
     fn txn(&self, txn: &Txn) -> Result<TxnResponse> {
+        validate::txn(txn)?;
         let mut state = self.state.lock();
         state.open()?;
         let succeeded = txn.compare.iter().all(|compare| state.holds(compare));

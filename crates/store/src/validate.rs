@@ -1,6 +1,6 @@
 //! What makes a request impossible, the same for the engines of this crate.
 
-use crate::{Error, LeaseId, Op, Result};
+use crate::{Error, LeaseId, Op, Result, Txn};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
@@ -32,29 +32,43 @@ pub(crate) fn compactable(requested: i64, current: i64, compact_revision: i64) -
     Ok(())
 }
 
-/// Everything about the branch of a transaction that could fail, so that doing it cannot.
+/// What makes a transaction impossible whatever the store holds, in either branch.
+pub(crate) fn txn(txn: &Txn) -> Result<()> {
+    [&txn.then, &txn.otherwise]
+        .into_iter()
+        .try_for_each(|ops| changes(ops))
+}
+
+/// What makes a branch impossible now. With [`txn`] that is everything that could fail, so that doing it cannot.
 pub(crate) fn branch(
     ops: &[Op],
     current: i64,
     compact_revision: i64,
     lease_exists: &dyn Fn(LeaseId) -> bool,
 ) -> Result<()> {
-    let mut put: BTreeSet<&Bytes> = BTreeSet::new();
     for op in ops {
         match op {
-            Op::Put { key, lease, .. } => {
-                if key.is_empty() {
-                    return Err(Error::Invalid("key is empty"));
-                }
-                if *lease != 0 && !lease_exists(*lease) {
-                    return Err(Error::LeaseNotFound(*lease));
-                }
-                if ops.len() > 1 && !put.insert(key) {
-                    return Err(Error::DuplicateKey { key: key.clone() });
-                }
+            Op::Put { lease, .. } if *lease != 0 && !lease_exists(*lease) => {
+                return Err(Error::LeaseNotFound(*lease));
             }
-            Op::Delete(_) => {}
+            Op::Put { .. } | Op::Delete(_) => {}
             Op::Range(request) => readable(request.revision, current, compact_revision)?,
+        }
+    }
+    Ok(())
+}
+
+/// One revision can change a key only once.
+fn changes(ops: &[Op]) -> Result<()> {
+    let mut put: BTreeSet<&Bytes> = BTreeSet::new();
+    for op in ops {
+        if let Op::Put { key, .. } = op {
+            if key.is_empty() {
+                return Err(Error::Invalid("key is empty"));
+            }
+            if ops.len() > 1 && !put.insert(key) {
+                return Err(Error::DuplicateKey { key: key.clone() });
+            }
         }
     }
     for op in ops {

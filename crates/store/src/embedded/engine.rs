@@ -225,6 +225,7 @@ impl Store for Embedded {
         if size > limit {
             return Err(Error::TooLarge { size, limit });
         }
+        validate::txn(&txn)?;
         if txn.is_read_only() {
             self.check_open()?;
             return self.shared.read(|| decide(&self.shared, &txn));

@@ -1,10 +1,11 @@
 //! The shared suite on each engine of this crate.
 
+use futures::StreamExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use store::embedded::Options;
 use store::suite::{self, model};
-use store::{Embedded, Error, KeyRange, Memory, Op, RangeRequest, Store, Txn};
+use store::{Embedded, Error, EventKind, KeyRange, Memory, Op, RangeRequest, Store, Txn, WatchRequest};
 
 /// Little of everything, so that small tests reach the slow paths too.
 fn small() -> Options {
@@ -120,4 +121,32 @@ async fn compaction_gives_space_back() {
         sizes.push(store.status().await.expect("status").size);
     }
     assert!(sizes[11] < sizes[3] + sizes[3] / 10, "{sizes:?}");
+}
+
+/// Where etcd before 3.5.19 loses an event, our engines do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_at_the_compacted_revision_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let stores: [Arc<dyn Store>; 2] = [
+        Arc::new(Memory::new()),
+        embedded(dir.path().to_owned(), small()).await,
+    ];
+    for store in stores {
+        store.txn(Txn::put("/a", "1")).await.expect("put");
+        let deletion = Txn::always(Op::Delete(KeyRange::key("/a")));
+        let deleted = store.txn(deletion).await.expect("delete").revision;
+        store.txn(Txn::put("/b", "1")).await.expect("put");
+        store.compact(deleted).await.expect("compact");
+        let request = WatchRequest::new(KeyRange::all(), deleted).prev_kv();
+        let mut watch = store.watch(request).await.expect("watch");
+        let first = watch.next().await.expect("the watch goes on").expect("a batch");
+        assert_eq!(
+            (first.events[0].kind, &first.events[0].kv.key[..]),
+            (EventKind::Delete, &b"/a"[..])
+        );
+        assert_eq!(
+            first.events[0].prev.as_ref().expect("what was deleted").value,
+            "1"
+        );
+    }
 }

@@ -3,5 +3,6 @@
 mod crash;
 mod directories;
 mod engines;
+mod etcd;
 mod faults;
 mod sim;
