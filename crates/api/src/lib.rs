@@ -1,5 +1,7 @@
 //! The tables of every built-in group and version of Kubernetes v1.36: types, kinds and resources.
 //!
+//! `tables/zero.txt` names the fields whose zero value upstream's Go types leave out (`omitempty` on a plain value).
+//!
 //! `tables/defaults.txt` holds the defaults the published schema (OpenAPI v3) gives: `{}` marks a struct that upstream
 //! holds by value, which is always written.
 //!
@@ -24,6 +26,7 @@ struct Tables {
 static TABLES: LazyLock<Tables> = LazyLock::new(|| {
     let (mut types, kinds) = parse::types(include_str!("tables/types.txt"));
     parse::defaults(&mut types, include_str!("tables/defaults.txt"));
+    parse::zero(&mut types, include_str!("tables/zero.txt"));
     Tables { types, kinds }
 });
 

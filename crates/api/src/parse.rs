@@ -59,6 +59,21 @@ pub(crate) fn types(table: &'static str) -> (Types, HashMap<GroupVersionKind, Ty
     (reader.types, kinds)
 }
 
+/// Reads `<definition> <field> ...` lines: fields whose zero value is left out.
+pub(crate) fn zero(types: &mut Types, table: &'static str) {
+    for line in table.lines().filter(|line| !line.starts_with('#')) {
+        let mut words = line.split(' ');
+        let name = words.next().expect("a definition's name");
+        let id = types.by_name(name).expect("a definition of the table");
+        let Shape::Struct(s) = types.shape_mut(id) else {
+            panic!("{name} has no fields");
+        };
+        for field in words {
+            assert!(s.set_zero_is_absent(field), "{name} has no field {field}");
+        }
+    }
+}
+
 /// Reads `<definition> <field>=<json> ...` lines into the types.
 pub(crate) fn defaults(types: &mut Types, table: &'static str) {
     for line in table.lines() {

@@ -44,7 +44,9 @@ impl Clock for VirtualClock {
     fn now(&self) -> Timestamp {
         // A test runs for simulated hours, far from the ends of jiff's range, so saturating never happens.
         self.base
-            .saturating_add(jiff::SignedDuration::try_from(self.start.elapsed()).unwrap_or(jiff::SignedDuration::MAX))
+            .saturating_add(
+                jiff::SignedDuration::try_from(self.start.elapsed()).unwrap_or(jiff::SignedDuration::MAX),
+            )
             .unwrap_or(Timestamp::MAX)
     }
 }

@@ -111,7 +111,12 @@ pub type ErrorList = Vec<Error>;
 
 impl Error {
     fn new(kind: ErrorType, field: &Path, bad_value: Value, detail: impl Into<String>) -> Self {
-        Self { kind, field: field.clone(), bad_value, detail: detail.into() }
+        Self {
+            kind,
+            field: field.clone(),
+            bad_value,
+            detail: detail.into(),
+        }
     }
 
     pub fn required(field: &Path, detail: impl Into<String>) -> Self {
@@ -152,7 +157,10 @@ impl Error {
     /// `max_bytes` is the limit in bytes; a negative one is left out of the message.
     pub fn too_long(field: &Path, max_bytes: i64) -> Self {
         let detail = if max_bytes >= 0 {
-            format!("may not be more than {max_bytes} byte{}", if max_bytes == 1 { "" } else { "s" })
+            format!(
+                "may not be more than {max_bytes} byte{}",
+                if max_bytes == 1 { "" } else { "s" }
+            )
         } else {
             "value is too long".to_owned()
         };
@@ -162,7 +170,12 @@ impl Error {
     pub fn too_many(field: &Path, actual: usize, max: usize) -> Self {
         let detail = format!("must have at most {max} item{}", if max == 1 { "" } else { "s" });
         // A list longer than i64::MAX cannot exist in memory.
-        Self::new(ErrorType::TooMany, field, i64::try_from(actual).unwrap_or(i64::MAX).into(), detail)
+        Self::new(
+            ErrorType::TooMany,
+            field,
+            i64::try_from(actual).unwrap_or(i64::MAX).into(),
+            detail,
+        )
     }
 
     pub fn internal(field: &Path, detail: impl Into<String>) -> Self {
@@ -194,8 +207,11 @@ impl fmt::Display for Error {
 /// Errors as upstream joins them: one alone, several in brackets, repeated ones once.
 pub fn aggregate(errors: &[Error]) -> String {
     let mut seen = std::collections::HashSet::new();
-    let texts: Vec<String> =
-        errors.iter().map(ToString::to_string).filter(|text| seen.insert(text.clone())).collect();
+    let texts: Vec<String> = errors
+        .iter()
+        .map(ToString::to_string)
+        .filter(|text| seen.insert(text.clone()))
+        .collect();
     match texts.as_slice() {
         [one] => one.clone(),
         many => format!("[{}]", many.join(", ")),
@@ -248,9 +264,15 @@ mod tests {
     fn paths_and_messages_read_as_upstream() {
         let path = Path::new("spec").child("containers").index(0).child("name");
         assert_eq!(path.to_string(), "spec.containers[0].name");
-        assert_eq!(Path::new("metadata").child("labels").key("a/b").to_string(), "metadata.labels[a/b]");
+        assert_eq!(
+            Path::new("metadata").child("labels").key("a/b").to_string(),
+            "metadata.labels[a/b]"
+        );
         let check = |error: Error, text: &str| assert_eq!(error.to_string(), text);
-        check(Error::required(&path, ""), "spec.containers[0].name: Required value");
+        check(
+            Error::required(&path, ""),
+            "spec.containers[0].name: Required value",
+        );
         check(
             Error::invalid(&path, "A\"", "must be lower case"),
             r#"spec.containers[0].name: Invalid value: "A\"": must be lower case"#,
@@ -259,8 +281,17 @@ mod tests {
             Error::not_supported(&path, "x", &["a", "b"]),
             r#"spec.containers[0].name: Unsupported value: "x": supported values: "a", "b""#,
         );
-        check(Error::too_long(&path, 63), "spec.containers[0].name: Too long: may not be more than 63 bytes");
-        check(Error::too_many(&path, 9, 8), "spec.containers[0].name: Too many: 9: must have at most 8 items");
-        check(Error::forbidden(&path, "no"), "spec.containers[0].name: Forbidden: no");
+        check(
+            Error::too_long(&path, 63),
+            "spec.containers[0].name: Too long: may not be more than 63 bytes",
+        );
+        check(
+            Error::too_many(&path, 9, 8),
+            "spec.containers[0].name: Too many: 9: must have at most 8 items",
+        );
+        check(
+            Error::forbidden(&path, "no"),
+            "spec.containers[0].name: Forbidden: no",
+        );
     }
 }

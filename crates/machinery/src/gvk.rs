@@ -12,7 +12,10 @@ pub struct GroupVersion {
 
 impl GroupVersion {
     pub fn new(group: &str, version: &str) -> Self {
-        Self { group: group.into(), version: version.into() }
+        Self {
+            group: group.into(),
+            version: version.into(),
+        }
     }
 
     /// Reads an `apiVersion`; `None` when it has more than one slash.
@@ -25,7 +28,11 @@ impl GroupVersion {
     }
 
     pub fn with_kind(&self, kind: &str) -> GroupVersionKind {
-        GroupVersionKind { group: self.group.clone(), version: self.version.clone(), kind: kind.into() }
+        GroupVersionKind {
+            group: self.group.clone(),
+            version: self.version.clone(),
+            kind: kind.into(),
+        }
     }
 
     pub fn with_resource(&self, resource: &str) -> GroupVersionResource {
@@ -56,11 +63,18 @@ pub struct GroupVersionKind {
 
 impl GroupVersionKind {
     pub fn new(group: &str, version: &str, kind: &str) -> Self {
-        Self { group: group.into(), version: version.into(), kind: kind.into() }
+        Self {
+            group: group.into(),
+            version: version.into(),
+            kind: kind.into(),
+        }
     }
 
     pub fn group_version(&self) -> GroupVersion {
-        GroupVersion { group: self.group.clone(), version: self.version.clone() }
+        GroupVersion {
+            group: self.group.clone(),
+            version: self.version.clone(),
+        }
     }
 
     /// The `apiVersion` of an object of this kind.
@@ -85,15 +99,25 @@ pub struct GroupVersionResource {
 
 impl GroupVersionResource {
     pub fn new(group: &str, version: &str, resource: &str) -> Self {
-        Self { group: group.into(), version: version.into(), resource: resource.into() }
+        Self {
+            group: group.into(),
+            version: version.into(),
+            resource: resource.into(),
+        }
     }
 
     pub fn group_version(&self) -> GroupVersion {
-        GroupVersion { group: self.group.clone(), version: self.version.clone() }
+        GroupVersion {
+            group: self.group.clone(),
+            version: self.version.clone(),
+        }
     }
 
     pub fn group_resource(&self) -> GroupResource {
-        GroupResource { group: self.group.clone(), resource: self.resource.clone() }
+        GroupResource {
+            group: self.group.clone(),
+            resource: self.resource.clone(),
+        }
     }
 }
 
@@ -112,7 +136,10 @@ pub struct GroupResource {
 
 impl GroupResource {
     pub fn new(group: &str, resource: &str) -> Self {
-        Self { group: group.into(), resource: resource.into() }
+        Self {
+            group: group.into(),
+            resource: resource.into(),
+        }
     }
 }
 
@@ -132,10 +159,22 @@ mod tests {
 
     #[test]
     fn names_print_as_upstream() {
-        assert_eq!(GroupVersion::parse("apps/v1").unwrap().with_kind("Deployment").to_string(), "apps/v1, Kind=Deployment");
-        assert_eq!(GroupVersion::parse("v1").unwrap().with_kind("Pod").to_string(), "/v1, Kind=Pod");
+        assert_eq!(
+            GroupVersion::parse("apps/v1")
+                .unwrap()
+                .with_kind("Deployment")
+                .to_string(),
+            "apps/v1, Kind=Deployment"
+        );
+        assert_eq!(
+            GroupVersion::parse("v1").unwrap().with_kind("Pod").to_string(),
+            "/v1, Kind=Pod"
+        );
         assert_eq!(GroupVersion::parse("a/b/c"), None);
-        assert_eq!(GroupResource::new("apps", "deployments").to_string(), "deployments.apps");
+        assert_eq!(
+            GroupResource::new("apps", "deployments").to_string(),
+            "deployments.apps"
+        );
         assert_eq!(GroupResource::new("", "pods").to_string(), "pods");
     }
 }

@@ -14,7 +14,10 @@ pub fn metadata_mut(object: &mut Value) -> &mut Map {
 }
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
-    metadata(object).and_then(|metadata| metadata.get(field)).and_then(Value::as_str).unwrap_or("")
+    metadata(object)
+        .and_then(|metadata| metadata.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or("")
 }
 
 /// Empty when absent, as are all the texts below.
@@ -51,7 +54,10 @@ pub fn deletion_grace_period_seconds(object: &Value) -> Option<i64> {
 }
 
 pub fn generation(object: &Value) -> i64 {
-    metadata(object).and_then(|metadata| metadata.get("generation")).and_then(Value::as_i64).unwrap_or(0)
+    metadata(object)
+        .and_then(|metadata| metadata.get("generation"))
+        .and_then(Value::as_i64)
+        .unwrap_or(0)
 }
 
 pub fn labels(object: &Value) -> Option<&Map> {
@@ -76,7 +82,10 @@ pub fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
 }
 
 pub fn owner_references(object: &Value) -> &[Value] {
-    metadata(object).and_then(|metadata| metadata.get("ownerReferences")).and_then(Value::as_array).unwrap_or_default()
+    metadata(object)
+        .and_then(|metadata| metadata.get("ownerReferences"))
+        .and_then(Value::as_array)
+        .unwrap_or_default()
 }
 
 /// Sets a text of the metadata; an empty one removes the field.

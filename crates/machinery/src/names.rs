@@ -92,7 +92,11 @@ pub fn qualified_name(value: &str) -> Vec<String> {
     if name.is_empty() {
         wrong.push("name part must be non-empty".to_owned());
     } else {
-        wrong.extend(too_long(name, 63).into_iter().map(|message| format!("name part {message}")));
+        wrong.extend(
+            too_long(name, 63)
+                .into_iter()
+                .map(|message| format!("name part {message}")),
+        );
     }
     if !is_qualified_part(name) {
         wrong.push(qualified_message("name part "));
@@ -120,7 +124,11 @@ pub fn port_name(value: &str) -> Vec<String> {
     if value.len() > 15 {
         wrong.push("must be no more than 15 characters".to_owned());
     }
-    if value.is_empty() || !value.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') {
+    if value.is_empty()
+        || !value
+            .bytes()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+    {
         wrong.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
     }
     if !value.bytes().any(|c| c.is_ascii_lowercase()) {
@@ -136,7 +144,11 @@ pub fn port_name(value: &str) -> Vec<String> {
 }
 
 pub fn port_number(port: i64) -> Vec<String> {
-    if (1..=65535).contains(&port) { Vec::new() } else { vec!["must be between 1 and 65535, inclusive".to_owned()] }
+    if (1..=65535).contains(&port) {
+        Vec::new()
+    } else {
+        vec!["must be between 1 and 65535, inclusive".to_owned()]
+    }
 }
 
 /// An environment variable: any printable ASCII but `=`.
@@ -147,14 +159,19 @@ pub fn env_var_name(value: &str) -> Vec<String> {
     if value.bytes().all(|c| (0x20..=0x7e).contains(&c) && c != b'=') {
         return Vec::new();
     }
-    let why = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+    let why =
+        "a valid environment variable name must consist only of printable ASCII characters other than '='";
     vec![why.to_owned()]
 }
 
 /// A key of a ConfigMap or Secret.
 pub fn config_map_key(value: &str) -> Vec<String> {
     let mut wrong = too_many_characters(value, 253);
-    if value.is_empty() || !value.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.')) {
+    if value.is_empty()
+        || !value
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
+    {
         wrong.push(regex_message(
             "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
             "[-._a-zA-Z0-9]+",
@@ -176,7 +193,11 @@ pub fn path_segment(value: &str, prefix: bool) -> Vec<String> {
     if !prefix && (value == "." || value == "..") {
         return vec![format!("may not be '{value}'")];
     }
-    ["/", "%"].iter().filter(|bad| value.contains(**bad)).map(|bad| format!("may not contain '{bad}'")).collect()
+    ["/", "%"]
+        .iter()
+        .filter(|bad| value.contains(**bad))
+        .map(|bad| format!("may not contain '{bad}'"))
+        .collect()
 }
 
 /// A C identifier.
@@ -233,7 +254,11 @@ fn is_label(value: &str, alphabetic_start: bool) -> bool {
     match (bytes.first(), bytes.last()) {
         (Some(first), Some(last)) => {
             plain(*last)
-                && (if alphabetic_start { first.is_ascii_lowercase() } else { plain(*first) })
+                && (if alphabetic_start {
+                    first.is_ascii_lowercase()
+                } else {
+                    plain(*first)
+                })
                 && bytes.iter().all(|c| plain(*c) || *c == b'-')
         }
         _ => false,
@@ -244,7 +269,9 @@ fn is_qualified_part(value: &str) -> bool {
     let bytes = value.as_bytes();
     matches!((bytes.first(), bytes.last()), (Some(first), Some(last))
         if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric())
-        && bytes.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
+        && bytes
+            .iter()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
 }
 
 fn qualified_message(prefix: &str) -> String {
@@ -259,17 +286,28 @@ fn qualified_message(prefix: &str) -> String {
 
 /// Upstream counts bytes, whatever it calls them.
 fn too_many_characters(value: &str, max: usize) -> Vec<String> {
-    if value.len() > max { vec![format!("must be no more than {max} characters")] } else { Vec::new() }
+    if value.len() > max {
+        vec![format!("must be no more than {max} characters")]
+    } else {
+        Vec::new()
+    }
 }
 
 fn too_long(value: &str, max: usize) -> Vec<String> {
-    if value.len() > max { vec![format!("must be no more than {max} bytes")] } else { Vec::new() }
+    if value.len() > max {
+        vec![format!("must be no more than {max} bytes")]
+    } else {
+        Vec::new()
+    }
 }
 
 fn regex_message(message: &str, pattern: &str, examples: &[&str]) -> String {
     // The comma before "or" is upstream's.
     let examples: Vec<String> = examples.iter().map(|example| format!("'{example}', ")).collect();
-    format!("{message} (e.g. {}regex used for validation is '{pattern}')", examples.join(" or "))
+    format!(
+        "{message} (e.g. {}regex used for validation is '{pattern}')",
+        examples.join(" or ")
+    )
 }
 
 #[cfg(test)]

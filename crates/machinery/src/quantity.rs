@@ -41,16 +41,25 @@ pub enum ParseError {
 }
 
 impl Quantity {
-    pub const ZERO: Self = Self { nanos: 0, format: Format::DecimalSi };
+    pub const ZERO: Self = Self {
+        nanos: 0,
+        format: Format::DecimalSi,
+    };
 
     /// A whole number of units.
     pub fn from_units(units: i64, format: Format) -> Self {
-        Self { nanos: i128::from(units) * NANO, format }
+        Self {
+            nanos: i128::from(units) * NANO,
+            format,
+        }
     }
 
     /// A whole number of thousandths, as CPU is counted.
     pub fn from_millis(millis: i64) -> Self {
-        Self { nanos: i128::from(millis) * (NANO / 1000), format: Format::DecimalSi }
+        Self {
+            nanos: i128::from(millis) * (NANO / 1000),
+            format: Format::DecimalSi,
+        }
     }
 
     pub fn format(&self) -> Format {
@@ -102,9 +111,14 @@ impl FromStr for Quantity {
             b'+' => (false, &text[1..]),
             _ => (false, text),
         };
-        let number_end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
+        let number_end = unsigned
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(unsigned.len());
         let (number, suffix) = unsigned.split_at(number_end);
-        if suffix.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'+' && byte != b'-') {
+        if suffix
+            .bytes()
+            .any(|byte| !byte.is_ascii_alphanumeric() && byte != b'+' && byte != b'-')
+        {
             return Err(ParseError::Format);
         }
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -113,7 +127,10 @@ impl FromStr for Quantity {
         }
         let (base, exponent, format) = suffix_of(suffix)?;
         let nanos = scale(whole, fraction, base, exponent);
-        Ok(Self { nanos: if negative { -nanos } else { nanos }, format })
+        Ok(Self {
+            nanos: if negative { -nanos } else { nanos },
+            format,
+        })
     }
 }
 
@@ -151,8 +168,15 @@ fn scale(whole: &str, fraction: &str, base: i128, exponent: i32) -> i128 {
     let mut mantissa: i128 = 0;
     let mut places = 0;
     let mut lost = false;
-    for (digit, is_fraction) in whole.bytes().map(|d| (d, false)).chain(fraction.bytes().map(|d| (d, true))) {
-        match mantissa.checked_mul(10).and_then(|m| m.checked_add(i128::from(digit - b'0'))) {
+    for (digit, is_fraction) in whole
+        .bytes()
+        .map(|d| (d, false))
+        .chain(fraction.bytes().map(|d| (d, true)))
+    {
+        match mantissa
+            .checked_mul(10)
+            .and_then(|m| m.checked_add(i128::from(digit - b'0')))
+        {
             // Beyond 25 digits nothing is left of a nano-unit.
             Some(next) if next < i128::MAX / 1_000_000_000_000 => {
                 mantissa = next;
@@ -210,7 +234,11 @@ impl fmt::Display for Quantity {
         }
         write!(f, "{mantissa}")?;
         if self.format == Format::DecimalExponent {
-            return if exponent == 0 { Ok(()) } else { write!(f, "e{exponent}") };
+            return if exponent == 0 {
+                Ok(())
+            } else {
+                write!(f, "e{exponent}")
+            };
         }
         f.write_str(match exponent {
             -9 => "n",
@@ -258,8 +286,15 @@ impl Add for Quantity {
 
     /// Keeps the left side's format; a zero on the left takes the right one's, as upstream.
     fn add(self, other: Self) -> Self {
-        let format = if self.nanos == 0 { other.format } else { self.format };
-        Self { nanos: self.nanos.saturating_add(other.nanos), format }
+        let format = if self.nanos == 0 {
+            other.format
+        } else {
+            self.format
+        };
+        Self {
+            nanos: self.nanos.saturating_add(other.nanos),
+            format,
+        }
     }
 }
 
@@ -267,15 +302,26 @@ impl Sub for Quantity {
     type Output = Self;
 
     fn sub(self, other: Self) -> Self {
-        let format = if self.nanos == 0 { other.format } else { self.format };
-        Self { nanos: self.nanos.saturating_sub(other.nanos), format }
+        let format = if self.nanos == 0 {
+            other.format
+        } else {
+            self.format
+        };
+        Self {
+            nanos: self.nanos.saturating_sub(other.nanos),
+            format,
+        }
     }
 }
 
 /// Division that rounds away from zero.
 fn div_up(value: i128, by: i128) -> i128 {
     let whole = value / by;
-    if value % by == 0 { whole } else { whole + value.signum() }
+    if value % by == 0 {
+        whole
+    } else {
+        whole + value.signum()
+    }
 }
 
 fn saturate(value: i128) -> i64 {

@@ -81,6 +81,8 @@ pub struct Field {
     pub via: Box<[u32]>,
     pub required: bool,
     pub default: Option<Value>,
+    /// Upstream holds the field by value and leaves it out when it is zero: `false`, 0 and the empty text are absent.
+    pub zero_is_absent: bool,
     pub patch: PatchStrategy,
     /// The key of a merged list's items in a strategic merge patch.
     pub merge_key: Option<Key>,
@@ -121,15 +123,29 @@ pub struct MapType {
 
 impl Struct {
     /// A struct with these fields, in any order.
-    pub fn new(name: impl Into<CompactString>, message: impl Into<CompactString>, mut fields: Vec<Field>) -> Self {
+    pub fn new(
+        name: impl Into<CompactString>,
+        message: impl Into<CompactString>,
+        mut fields: Vec<Field>,
+    ) -> Self {
         fields.sort_by(|a, b| a.name.cmp(&b.name));
         let mut wire: Vec<u16> = (0..fields.len())
             .filter(|at| fields[*at].tag != 0)
             // No type has 65,536 fields: tables are checked when they are made.
             .filter_map(|at| u16::try_from(at).ok())
             .collect();
-        wire.sort_by(|a, b| fields[usize::from(*a)].wire_path().cmp(fields[usize::from(*b)].wire_path()));
-        Self { name: name.into(), message: message.into(), fields, wire, ..Self::default() }
+        wire.sort_by(|a, b| {
+            fields[usize::from(*a)]
+                .wire_path()
+                .cmp(fields[usize::from(*b)].wire_path())
+        });
+        Self {
+            name: name.into(),
+            message: message.into(),
+            fields,
+            wire,
+            ..Self::default()
+        }
     }
 
     pub fn fields(&self) -> &[Field] {
@@ -142,7 +158,9 @@ impl Struct {
 
     /// Where a field stands in [`Self::fields`].
     pub fn position(&self, name: &str) -> Option<usize> {
-        self.fields.binary_search_by(|field| field.name.as_str().cmp(name)).ok()
+        self.fields
+            .binary_search_by(|field| field.name.as_str().cmp(name))
+            .ok()
     }
 
     /// The fields that are on the wire, in the order they are written.
@@ -153,12 +171,23 @@ impl Struct {
     /// What a tag means inside the messages `via` (outermost first) of this type's message.
     pub fn on_wire(&self, via: &[u32], tag: u32) -> OnWire<'_> {
         let path = via.iter().chain([&tag]);
-        let at = self.wire.partition_point(|at| self.fields[usize::from(*at)].wire_path().lt(path.clone()));
+        let at = self
+            .wire
+            .partition_point(|at| self.fields[usize::from(*at)].wire_path().lt(path.clone()));
         match self.wire.get(at).map(|at| &self.fields[usize::from(*at)]) {
             Some(field) if field.wire_path().eq(path.clone()) => OnWire::Field(field),
             Some(field) if field.wire_path().take(via.len() + 1).eq(path) => OnWire::Message,
             _ => OnWire::Unknown,
         }
+    }
+
+    /// Marks a field whose zero value is left out; `false` when there is no such field.
+    pub fn set_zero_is_absent(&mut self, name: &str) -> bool {
+        let at = self.position(name);
+        if let Some(at) = at {
+            self.fields[at].zero_is_absent = true;
+        }
+        at.is_some()
     }
 
     /// Sets a field's default, for tables that add defaults of their own.
@@ -170,6 +199,18 @@ impl Struct {
 }
 
 impl Field {
+    /// Whether a value of this field is one that upstream leaves out.
+    pub fn leaves_out(&self, value: &Value) -> bool {
+        self.zero_is_absent
+            && match value {
+                Value::Bool(flag) => !flag,
+                Value::Int(number) => *number == 0,
+                Value::Float(number) => *number == 0.0,
+                Value::String(text) => text.is_empty(),
+                Value::Null | Value::Array(_) | Value::Object(_) => false,
+            }
+    }
+
     /// A field with nothing but its name and type.
     pub fn new(name: impl Into<Key>, ty: TypeId) -> Self {
         Self {
@@ -179,6 +220,7 @@ impl Field {
             via: Box::default(),
             required: false,
             default: None,
+            zero_is_absent: false,
             patch: PatchStrategy::default(),
             merge_key: None,
         }

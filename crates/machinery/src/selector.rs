@@ -44,37 +44,73 @@ impl LabelSelector {
     }
 
     pub fn nothing() -> Self {
-        Self { requirements: Vec::new(), nothing: true }
+        Self {
+            requirements: Vec::new(),
+            nothing: true,
+        }
     }
 
     /// Reads the form of URLs and `kubectl -l`: `a=b,c in (d,e),!f,g>1`.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let mut requirements = Tokens::new(text).requirements()?;
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(Self { requirements, nothing: false })
+        Ok(Self {
+            requirements,
+            nothing: false,
+        })
     }
 
     /// Reads a metav1 `LabelSelector` object; absent selects nothing, empty everything.
     pub fn from_object(selector: Option<&Value>) -> Result<Self, SelectorError> {
-        let Some(selector) = selector.filter(|value| !value.is_null()) else { return Ok(Self::nothing()) };
+        let Some(selector) = selector.filter(|value| !value.is_null()) else {
+            return Ok(Self::nothing());
+        };
         let mut requirements = Vec::new();
-        for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
-            requirements.push(requirement(key, Operator::In, vec![value.as_str().unwrap_or("").to_owned()])?);
+        for (key, value) in selector
+            .get("matchLabels")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
+            requirements.push(requirement(
+                key,
+                Operator::In,
+                vec![value.as_str().unwrap_or("").to_owned()],
+            )?);
         }
-        for expression in selector.get("matchExpressions").and_then(Value::as_array).unwrap_or_default() {
+        for expression in selector
+            .get("matchExpressions")
+            .and_then(Value::as_array)
+            .unwrap_or_default()
+        {
             let field = |name: &str| expression.get(name).and_then(Value::as_str).unwrap_or("");
             let operator = match field("operator") {
                 "In" => Operator::In,
                 "NotIn" => Operator::NotIn,
                 "Exists" => Operator::Exists,
                 "DoesNotExist" => Operator::DoesNotExist,
-                other => return Err(SelectorError(format!("{} is not a valid label selector operator", quote(other)))),
+                other => {
+                    return Err(SelectorError(format!(
+                        "{} is not a valid label selector operator",
+                        quote(other)
+                    )));
+                }
             };
-            let values = expression.get("values").and_then(Value::as_array).unwrap_or_default();
-            let values = values.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            let values = expression
+                .get("values")
+                .and_then(Value::as_array)
+                .unwrap_or_default();
+            let values = values
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
             requirements.push(requirement(field("key"), operator, values)?);
         }
-        Ok(Self { requirements, nothing: false })
+        Ok(Self {
+            requirements,
+            nothing: false,
+        })
     }
 
     /// Reads a plain map of labels that must all be equal, as Services and ReplicationControllers have it.
@@ -87,7 +123,10 @@ impl LabelSelector {
                 values: vec![value.as_str().unwrap_or("").to_owned()],
             })
             .collect();
-        Self { requirements, nothing: false }
+        Self {
+            requirements,
+            nothing: false,
+        }
     }
 
     pub fn is_everything(&self) -> bool {
@@ -96,7 +135,11 @@ impl LabelSelector {
 
     /// Whether labels, looked up one by one, satisfy every requirement.
     pub fn matches_with<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
-        !self.nothing && self.requirements.iter().all(|requirement| requirement.matches(label(&requirement.key)))
+        !self.nothing
+            && self
+                .requirements
+                .iter()
+                .all(|requirement| requirement.matches(label(&requirement.key)))
     }
 
     /// Whether an object's labels satisfy every requirement.
@@ -133,7 +176,10 @@ fn requirement(key: &str, operator: Operator, mut values: Vec<String>) -> Result
         .collect();
     match operator {
         Operator::In | Operator::NotIn if values.is_empty() => {
-            wrong.push("values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty".to_owned());
+            wrong.push(
+                "values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty"
+                    .to_owned(),
+            );
         }
         Operator::Exists | Operator::DoesNotExist if !values.is_empty() => wrong.push(format!(
             "values: Invalid value: {}: values set must be empty for exists and does not exist",
@@ -143,22 +189,31 @@ fn requirement(key: &str, operator: Operator, mut values: Vec<String>) -> Result
             "values: Invalid value: {}: for 'Gt', 'Lt' operators, exactly one value is required",
             list(&values)
         )),
-        Operator::GreaterThan | Operator::LessThan if values[0].parse::<i64>().is_err() => wrong.push(format!(
-            "values[0]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer",
-            quote(&values[0])
-        )),
+        Operator::GreaterThan | Operator::LessThan if values[0].parse::<i64>().is_err() => {
+            wrong.push(format!(
+                "values[0]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer",
+                quote(&values[0])
+            ))
+        }
         _ => {}
     }
     for (index, value) in values.iter().enumerate() {
         for message in names::label_value(value) {
-            wrong.push(format!("values[{index}][{key}]: Invalid value: {}: {message}", quote(value)));
+            wrong.push(format!(
+                "values[{index}][{key}]: Invalid value: {}: {message}",
+                quote(value)
+            ));
         }
     }
     match wrong.as_slice() {
         [] => {
             values.sort();
             values.dedup();
-            Ok(Requirement { key: key.to_owned(), operator, values })
+            Ok(Requirement {
+                key: key.to_owned(),
+                operator,
+                values,
+            })
         }
         [one] => Err(SelectorError(one.clone())),
         many => Err(SelectorError(format!("[{}]", many.join(", ")))),
@@ -166,7 +221,14 @@ fn requirement(key: &str, operator: Operator, mut values: Vec<String>) -> Result
 }
 
 fn list(values: &[String]) -> String {
-    format!("[{}]", values.iter().map(|value| quote(value)).collect::<Vec<_>>().join(","))
+    format!(
+        "[{}]",
+        values
+            .iter()
+            .map(|value| quote(value))
+            .collect::<Vec<_>>()
+            .join(",")
+    )
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,7 +255,10 @@ struct Tokens<'a> {
 
 impl<'a> Tokens<'a> {
     fn new(text: &'a str) -> Self {
-        Self { rest: text, next: None }
+        Self {
+            rest: text,
+            next: None,
+        }
     }
 
     fn peek(&mut self) -> &Token {
@@ -218,10 +283,17 @@ impl<'a> Tokens<'a> {
                 return Token::Symbol(symbol);
             }
         }
-        let end = self.rest.find([' ', '\t', '\r', '\n', '=', '!', ',', '(', ')', '>', '<']).unwrap_or(self.rest.len());
+        let end = self
+            .rest
+            .find([' ', '\t', '\r', '\n', '=', '!', ',', '(', ')', '>', '<'])
+            .unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(end);
         self.rest = rest;
-        if word.is_empty() { Token::End } else { Token::Word(word.to_owned()) }
+        if word.is_empty() {
+            Token::End
+        } else {
+            Token::Word(word.to_owned())
+        }
     }
 
     fn requirements(&mut self) -> Result<Vec<Requirement>, SelectorError> {
@@ -232,7 +304,9 @@ impl<'a> Tokens<'a> {
                 Token::Word(_) | Token::Symbol("!") => requirements.push(self.requirement()?),
                 other => {
                     let found = other.text().to_owned();
-                    return Err(SelectorError(format!("found '{found}', expected: !, identifier, or 'end of string'")));
+                    return Err(SelectorError(format!(
+                        "found '{found}', expected: !, identifier, or 'end of string'"
+                    )));
                 }
             }
             match self.take() {
@@ -247,7 +321,10 @@ impl<'a> Tokens<'a> {
                     }
                 }
                 other => {
-                    return Err(SelectorError(format!("found '{}', expected: ',' or 'end of string'", other.text())));
+                    return Err(SelectorError(format!(
+                        "found '{}', expected: ',' or 'end of string'",
+                        other.text()
+                    )));
                 }
             }
         }
@@ -260,7 +337,12 @@ impl<'a> Tokens<'a> {
         }
         let key = match self.take() {
             Token::Word(word) => word,
-            other => return Err(SelectorError(format!("found '{}', expected: identifier", other.text()))),
+            other => {
+                return Err(SelectorError(format!(
+                    "found '{}', expected: identifier",
+                    other.text()
+                )));
+            }
         };
         if negated {
             return requirement(&key, Operator::DoesNotExist, Vec::new());
@@ -285,7 +367,12 @@ impl<'a> Tokens<'a> {
         let value = match self.peek() {
             Token::End | Token::Symbol(",") => String::new(),
             Token::Word(_) => self.take().text().to_owned(),
-            other => return Err(SelectorError(format!("found '{}', expected: identifier", other.text()))),
+            other => {
+                return Err(SelectorError(format!(
+                    "found '{}', expected: identifier",
+                    other.text()
+                )));
+            }
         };
         requirement(key, operator, vec![value])
     }
@@ -306,7 +393,10 @@ impl<'a> Tokens<'a> {
                     return requirement(key, operator, values);
                 }
                 other => {
-                    return Err(SelectorError(format!("found '{}', expected: ',', ')' or identifier", other.text())));
+                    return Err(SelectorError(format!(
+                        "found '{}', expected: ',', ')' or identifier",
+                        other.text()
+                    )));
                 }
             }
         }
@@ -339,8 +429,14 @@ impl FieldSelector {
                 .filter_map(|operator| term.find(operator).map(|at| (at, *operator)))
                 .min_by_key(|(at, operator)| (*at, std::cmp::Reverse(operator.len())))
                 .map(|(at, operator)| (&term[..at], operator != "!=", &term[at + operator.len()..]))
-                .ok_or_else(|| SelectorError(format!("invalid selector: '{text}'; can't understand '{term}'")))?;
-            requirements.push(FieldRequirement { field: field.to_owned(), equal, value: unescape(value)? });
+                .ok_or_else(|| {
+                    SelectorError(format!("invalid selector: '{text}'; can't understand '{term}'"))
+                })?;
+            requirements.push(FieldRequirement {
+                field: field.to_owned(),
+                equal,
+                value: unescape(value)?,
+            });
         }
         Ok(Self { requirements })
     }
@@ -351,12 +447,17 @@ impl FieldSelector {
 
     /// The value a field must be equal to, when there is such a requirement.
     pub fn exact(&self, field: &str) -> Option<&str> {
-        self.requirements.iter().find(|r| r.equal && r.field == field).map(|r| r.value.as_str())
+        self.requirements
+            .iter()
+            .find(|r| r.equal && r.field == field)
+            .map(|r| r.value.as_str())
     }
 
     /// Whether fields, looked up one by one (absent is empty), satisfy every requirement.
     pub fn matches_with<'a>(&self, field: impl Fn(&str) -> &'a str) -> bool {
-        self.requirements.iter().all(|r| (field(&r.field) == r.value) == r.equal)
+        self.requirements
+            .iter()
+            .all(|r| (field(&r.field) == r.value) == r.equal)
     }
 }
 
@@ -364,7 +465,13 @@ impl fmt::Display for FieldSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, r) in self.requirements.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
-            write!(f, "{comma}{}{}{}", r.field, if r.equal { "=" } else { "!=" }, r.value)?;
+            write!(
+                f,
+                "{comma}{}{}{}",
+                r.field,
+                if r.equal { "=" } else { "!=" },
+                r.value
+            )?;
         }
         Ok(())
     }
@@ -394,7 +501,11 @@ fn unescape(value: &str) -> Result<String, SelectorError> {
         match c {
             '\\' => match chars.next() {
                 Some(c @ ('\\' | ',' | '=')) => out.push(c),
-                _ => return Err(SelectorError(format!("invalid field selector: invalid escape sequence in value: {value}"))),
+                _ => {
+                    return Err(SelectorError(format!(
+                        "invalid field selector: invalid escape sequence in value: {value}"
+                    )));
+                }
             },
             ',' | '=' => {
                 return Err(SelectorError(format!(
@@ -444,14 +555,22 @@ mod tests {
     #[test]
     fn absent_selects_nothing_and_empty_everything() {
         assert!(!LabelSelector::from_object(None).unwrap().matches(None));
-        assert!(LabelSelector::from_object(Some(&Value::object())).unwrap().matches(None));
+        assert!(
+            LabelSelector::from_object(Some(&Value::object()))
+                .unwrap()
+                .matches(None)
+        );
     }
 
     #[test]
     fn field_selectors_select() {
         let selector = FieldSelector::parse(r"status.phase!=Failed,metadata.name=a\,b").unwrap();
         assert_eq!(selector.exact("metadata.name"), Some("a,b"));
-        assert!(selector.matches_with(|field| if field == "metadata.name" { "a,b" } else { "Running" }));
+        assert!(selector.matches_with(|field| if field == "metadata.name" {
+            "a,b"
+        } else {
+            "Running"
+        }));
         assert!(!selector.matches_with(|_| "Failed"));
         assert!(FieldSelector::parse("nonsense").is_err());
     }

@@ -90,7 +90,12 @@ pub struct ApiError {
 impl ApiError {
     /// An error with nothing but its code, reason and words.
     pub fn new(code: u16, reason: Reason, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: None,
+        }
     }
 
     fn about(code: u16, reason: Reason, message: String, resource: &GroupResource, name: &str) -> Self {
@@ -115,8 +120,12 @@ impl ApiError {
 
     /// The path itself is unknown.
     pub fn not_found_path() -> Self {
-        Self::new(404, Reason::NotFound, "the server could not find the requested resource")
-            .with_details(Details::default())
+        Self::new(
+            404,
+            Reason::NotFound,
+            "the server could not find the requested resource",
+        )
+        .with_details(Details::default())
     }
 
     pub fn already_exists(resource: &GroupResource, name: &str) -> Self {
@@ -138,26 +147,41 @@ impl ApiError {
     }
 
     pub fn conflict(resource: &GroupResource, name: &str, why: impl fmt::Display) -> Self {
-        let message = format!("Operation cannot be fulfilled on {resource} {}: {why}", field::quote(name));
+        let message = format!(
+            "Operation cannot be fulfilled on {resource} {}: {why}",
+            field::quote(name)
+        );
         Self::about(409, Reason::Conflict, message, resource, name)
     }
 
     /// Somebody else changed the object first.
     pub fn modified(resource: &GroupResource, name: &str) -> Self {
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(resource, name, why)
     }
 
     /// Server-side apply met fields of other managers.
     pub fn apply_conflict(causes: Vec<Cause>, message: impl Into<String>) -> Self {
-        Self::new(409, Reason::Conflict, message).with_details(Details { causes, ..Details::default() })
+        Self::new(409, Reason::Conflict, message).with_details(Details {
+            causes,
+            ..Details::default()
+        })
     }
 
     /// The object is not valid; `kind` is the kind, not the resource, as upstream has it.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: impl Into<ErrorList>) -> Self {
         let errors = errors.into();
-        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
-        let message = format!("{qualified} {} is invalid: {}", field::quote(name), field::aggregate(&errors));
+        let qualified = if group.is_empty() {
+            kind.to_owned()
+        } else {
+            format!("{kind}.{group}")
+        };
+        let message = format!(
+            "{qualified} {} is invalid: {}",
+            field::quote(name),
+            field::aggregate(&errors)
+        );
         let causes = errors
             .iter()
             .map(|error| Cause {
@@ -195,14 +219,21 @@ impl ApiError {
     }
 
     pub fn method_not_supported(resource: &GroupResource, action: &str) -> Self {
-        let message = format!("{action} is not supported on resources of kind {}", field::quote(&resource.to_string()));
+        let message = format!(
+            "{action} is not supported on resources of kind {}",
+            field::quote(&resource.to_string())
+        );
         Self::about(405, Reason::MethodNotAllowed, message, resource, "")
     }
 
     /// The HTTP method means nothing at this path.
     pub fn method_not_allowed() -> Self {
-        Self::new(405, Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
-            .with_details(Details::default())
+        Self::new(
+            405,
+            Reason::MethodNotAllowed,
+            "the server does not allow this method on the requested resource",
+        )
+        .with_details(Details::default())
     }
 
     pub fn not_acceptable(message: impl Into<String>) -> Self {
@@ -227,18 +258,23 @@ impl ApiError {
     }
 
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
-        Self::new(429, Reason::TooManyRequests, message)
-            .with_details(Details { retry_after_seconds, ..Details::default() })
+        Self::new(429, Reason::TooManyRequests, message).with_details(Details {
+            retry_after_seconds,
+            ..Details::default()
+        })
     }
 
     pub fn timeout(message: impl fmt::Display, retry_after_seconds: u32) -> Self {
-        Self::new(504, Reason::Timeout, format!("Timeout: {message}"))
-            .with_details(Details { retry_after_seconds, ..Details::default() })
+        Self::new(504, Reason::Timeout, format!("Timeout: {message}")).with_details(Details {
+            retry_after_seconds,
+            ..Details::default()
+        })
     }
 
     pub fn server_timeout(resource: &GroupResource, operation: &str, retry_after_seconds: u32) -> Self {
-        let message =
-            format!("The {operation} operation against {resource} could not be completed at this time, please try again.");
+        let message = format!(
+            "The {operation} operation against {resource} could not be completed at this time, please try again."
+        );
         let mut error = Self::about(500, Reason::ServerTimeout, message, resource, operation);
         if let Some(details) = &mut error.details {
             details.retry_after_seconds = retry_after_seconds;
@@ -249,9 +285,20 @@ impl ApiError {
     /// Something broke on our side; `why` is shown, so it must name no secret.
     pub fn internal(why: impl fmt::Display) -> Self {
         let why = why.to_string();
-        let causes = vec![Cause { reason: String::new(), message: why.clone(), field: String::new() }];
-        Self::new(500, Reason::InternalError, format!("Internal error occurred: {why}"))
-            .with_details(Details { causes, ..Details::default() })
+        let causes = vec![Cause {
+            reason: String::new(),
+            message: why.clone(),
+            field: String::new(),
+        }];
+        Self::new(
+            500,
+            Reason::InternalError,
+            format!("Internal error occurred: {why}"),
+        )
+        .with_details(Details {
+            causes,
+            ..Details::default()
+        })
     }
 
     pub fn service_unavailable(message: impl Into<String>) -> Self {
@@ -311,11 +358,15 @@ impl Details {
 
 impl Cause {
     fn to_map(&self) -> Map {
-        [("reason", &self.reason), ("message", &self.message), ("field", &self.field)]
-            .into_iter()
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(key, value)| (key, value.as_str()))
-            .collect()
+        [
+            ("reason", &self.reason),
+            ("message", &self.message),
+            ("field", &self.field),
+        ]
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| (key, value.as_str()))
+        .collect()
     }
 }
 
@@ -335,17 +386,26 @@ mod tests {
     #[test]
     fn messages_read_as_upstream() {
         let deployments = GroupResource::new("apps", "deployments");
-        assert_eq!(ApiError::not_found(&deployments, "x").message, r#"deployments.apps "x" not found"#);
+        assert_eq!(
+            ApiError::not_found(&deployments, "x").message,
+            r#"deployments.apps "x" not found"#
+        );
         assert_eq!(
             ApiError::modified(&GroupResource::new("", "pods"), "p").message,
             "Operation cannot be fulfilled on pods \"p\": the object has been modified; please apply your changes \
              to the latest version and try again"
         );
         let one = [Error::required(&Path::new("spec"), "")];
-        assert_eq!(ApiError::invalid("apps", "Deployment", "x", one.clone()).message, r#"Deployment.apps "x" is invalid: spec: Required value"#);
+        assert_eq!(
+            ApiError::invalid("apps", "Deployment", "x", one.clone()).message,
+            r#"Deployment.apps "x" is invalid: spec: Required value"#
+        );
         let two = [one[0].clone(), Error::forbidden(&Path::new("a"), "no")];
         let error = ApiError::invalid("", "Pod", "x", two);
-        assert_eq!(error.message, r#"Pod "x" is invalid: [spec: Required value, a: Forbidden: no]"#);
+        assert_eq!(
+            error.message,
+            r#"Pod "x" is invalid: [spec: Required value, a: Forbidden: no]"#
+        );
         assert_eq!(error.details.unwrap().causes[1].message, "Forbidden: no");
     }
 }

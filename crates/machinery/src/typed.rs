@@ -2,7 +2,9 @@
 
 use crate::value::{Key, Map, Value};
 use serde::de::value::StrDeserializer;
-use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, IntoDeserializer as _, MapAccess, SeqAccess, Visitor,
+};
 use serde::ser::{self, Serialize};
 use serde::{Deserialize, Deserializer, Serializer, forward_to_deserialize_any};
 use std::fmt;
@@ -45,15 +47,26 @@ impl<'de> Deserializer<'de> for &'de Value {
             Value::Float(f) => visitor.visit_f64(*f),
             Value::String(s) => visitor.visit_borrowed_str(s),
             Value::Array(items) => visitor.visit_seq(Items(items.iter())),
-            Value::Object(map) => visitor.visit_map(Fields { rest: map.as_slice().iter(), value: None }),
+            Value::Object(map) => visitor.visit_map(Fields {
+                rest: map.as_slice().iter(),
+                value: None,
+            }),
         }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypedError> {
-        if self.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.is_null() {
+            visitor.visit_none()
+        } else {
+            visitor.visit_some(self)
+        }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, TypedError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, TypedError> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -80,7 +93,10 @@ struct Items<'a>(std::slice::Iter<'a, Value>);
 impl<'de> SeqAccess<'de> for Items<'de> {
     type Error = TypedError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, TypedError> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, TypedError> {
         self.0.next().map(|value| seed.deserialize(value)).transpose()
     }
 
@@ -307,11 +323,20 @@ impl Serializer for ToValue {
         Ok(Value::Null)
     }
 
-    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<Value, TypedError> {
+    fn serialize_unit_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+    ) -> Result<Value, TypedError> {
         Ok(Value::from(variant))
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<Value, TypedError> {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Result<Value, TypedError> {
         value.serialize(self)
     }
 
@@ -322,7 +347,9 @@ impl Serializer for ToValue {
         variant: &'static str,
         value: &T,
     ) -> Result<Value, TypedError> {
-        Ok(Value::Object([(variant, value.serialize(self)?)].into_iter().collect()))
+        Ok(Value::Object(
+            [(variant, value.serialize(self)?)].into_iter().collect(),
+        ))
     }
 
     fn serialize_seq(self, len: Option<usize>) -> Result<ToArray, TypedError> {
@@ -348,7 +375,10 @@ impl Serializer for ToValue {
     }
 
     fn serialize_map(self, len: Option<usize>) -> Result<ToObject, TypedError> {
-        Ok(ToObject { map: Map::with_capacity(len.unwrap_or(0)), key: None })
+        Ok(ToObject {
+            map: Map::with_capacity(len.unwrap_or(0)),
+            key: None,
+        })
     }
 
     fn serialize_struct(self, _: &'static str, len: usize) -> Result<ToObject, TypedError> {
@@ -444,7 +474,11 @@ impl ser::SerializeStruct for ToObject {
     type Ok = Value;
     type Error = TypedError;
 
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), TypedError> {
+    fn serialize_field<T: Serialize + ?Sized>(
+        &mut self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<(), TypedError> {
         let value = value.serialize(ToValue)?;
         self.map.insert(Key::from_static(name), value);
         Ok(())

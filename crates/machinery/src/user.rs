@@ -36,7 +36,10 @@ impl UserInfo {
     pub fn service_account(namespace: &str, name: &str) -> Self {
         Self::authenticated(
             format!("system:serviceaccount:{namespace}:{name}"),
-            &["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}")],
+            &[
+                "system:serviceaccounts",
+                &format!("system:serviceaccounts:{namespace}"),
+            ],
         )
     }
 

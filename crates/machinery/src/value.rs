@@ -297,7 +297,9 @@ impl Map {
     }
 
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { entries: Vec::with_capacity(capacity) }
+        Self {
+            entries: Vec::with_capacity(capacity),
+        }
     }
 
     /// A map of entries in any order; of equal keys the last one stays, and each such key is told to `repeated`.
@@ -437,7 +439,8 @@ impl Map {
     }
 
     fn find(&self, key: &str) -> Result<usize, usize> {
-        self.entries.binary_search_by(|(probe, _)| probe.as_str().cmp(key))
+        self.entries
+            .binary_search_by(|(probe, _)| probe.as_str().cmp(key))
     }
 }
 
@@ -498,7 +501,10 @@ mod tests {
         let mut b = a.clone();
         b.set_path(&["metadata", "labels"], Map::new());
         b.set_path(&["z"], Vec::<Value>::new());
-        assert!(!a.semantic_eq(&b), "an object that holds an empty object is not empty itself");
+        assert!(
+            !a.semantic_eq(&b),
+            "an object that holds an empty object is not empty itself"
+        );
         b.remove_path(&["metadata"]);
         assert!(a.semantic_eq(&b) && b.semantic_eq(&a) && a != b);
         b.set_path(&["spec", "x"], 2);

@@ -142,7 +142,9 @@ impl Encoder<'_> {
     fn message(&self, name: &str, value: &Value, id: TypeId, out: &mut Vec<u8>) -> Result<(), ProtoError> {
         match self.types.shape(id) {
             Shape::Struct(s) => match value {
-                Value::Object(map) => self.fields(map, s.wire_fields().collect::<Vec<_>>().as_slice(), 0, out),
+                Value::Object(map) => {
+                    self.fields(map, s.wire_fields().collect::<Vec<_>>().as_slice(), 0, out)
+                }
                 Value::Null => Ok(()),
                 other => Err(wrong(name, other)),
             },
@@ -158,10 +160,13 @@ impl Encoder<'_> {
                 Ok(())
             }
             Shape::Time | Shape::MicroTime => {
-                let time: Timestamp = text(name, value)?.parse().map_err(|e: jiff::Error| ProtoError::Value {
-                    field: name.to_owned(),
-                    detail: e.to_string(),
-                })?;
+                let time: Timestamp =
+                    text(name, value)?
+                        .parse()
+                        .map_err(|e: jiff::Error| ProtoError::Value {
+                            field: name.to_owned(),
+                            detail: e.to_string(),
+                        })?;
                 put_key(1, VARINT, out);
                 put_varint(time.as_second().cast_unsigned(), out);
                 put_key(2, VARINT, out);
@@ -207,13 +212,25 @@ impl Encoder<'_> {
                 }
                 value => self.field(name, 1, value, *schema, out),
             },
-            Shape::Map(_) | Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double | Shape::String | Shape::Bytes
+            Shape::Map(_)
+            | Shape::Bool
+            | Shape::Int32
+            | Shape::Int64
+            | Shape::Double
+            | Shape::String
+            | Shape::Bytes
             | Shape::Duration => Err(wrong(name, value)),
         }
     }
 
     /// The fields of a struct at one depth of inlined messages; they stand together, sorted by their way.
-    fn fields(&self, map: &Map, mut fields: &[&Field], depth: usize, out: &mut Vec<u8>) -> Result<(), ProtoError> {
+    fn fields(
+        &self,
+        map: &Map,
+        mut fields: &[&Field],
+        depth: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ProtoError> {
         while let Some((first, rest)) = fields.split_first() {
             match first.via.get(depth) {
                 None => {
@@ -223,7 +240,10 @@ impl Encoder<'_> {
                     fields = rest;
                 }
                 Some(tag) => {
-                    let end = fields.iter().position(|f| f.via.get(depth) != Some(tag)).unwrap_or(fields.len());
+                    let end = fields
+                        .iter()
+                        .position(|f| f.via.get(depth) != Some(tag))
+                        .unwrap_or(fields.len());
                     put_key(*tag, BYTES, out);
                     let start = out.len();
                     self.fields(map, &fields[..end], depth + 1, out)?;
@@ -235,12 +255,19 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    fn repeated(&self, name: &str, tag: u32, value: &Value, id: TypeId, out: &mut Vec<u8>) -> Result<(), ProtoError> {
+    fn repeated(
+        &self,
+        name: &str,
+        tag: u32,
+        value: &Value,
+        id: TypeId,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ProtoError> {
         match (self.types.shape(id), value) {
             (_, Value::Null) => Ok(()),
-            (Shape::List(list), Value::Array(items)) => {
-                items.iter().try_for_each(|item| self.field(name, tag, item, list.item, out))
-            }
+            (Shape::List(list), Value::Array(items)) => items
+                .iter()
+                .try_for_each(|item| self.field(name, tag, item, list.item, out)),
             (Shape::Map(map), Value::Object(entries)) => entries.iter().try_for_each(|(key, item)| {
                 put_key(tag, BYTES, out);
                 let start = out.len();
@@ -253,7 +280,14 @@ impl Encoder<'_> {
         }
     }
 
-    fn field(&self, name: &str, tag: u32, value: &Value, id: TypeId, out: &mut Vec<u8>) -> Result<(), ProtoError> {
+    fn field(
+        &self,
+        name: &str,
+        tag: u32,
+        value: &Value,
+        id: TypeId,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ProtoError> {
         match (self.types.shape(id), value) {
             (Shape::Bool, Value::Bool(b)) => {
                 put_key(tag, VARINT, out);
@@ -276,7 +310,8 @@ impl Encoder<'_> {
                 })?;
                 put_bytes(tag, &bytes, out);
             }
-            (Shape::Duration, Value::String(_)) | (Shape::Bool | Shape::Int32 | Shape::Int64, _)
+            (Shape::Duration, Value::String(_))
+            | (Shape::Bool | Shape::Int32 | Shape::Int64, _)
             | (Shape::String | Shape::Bytes | Shape::Duration, _) => return Err(wrong(name, value)),
             _ => {
                 put_key(tag, BYTES, out);
@@ -302,7 +337,10 @@ fn wrong(name: &str, value: &Value) -> ProtoError {
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
     };
-    ProtoError::Value { field: name.to_owned(), detail: format!("{found} does not fit the field") }
+    ProtoError::Value {
+        field: name.to_owned(),
+        detail: format!("{found} does not fit the field"),
+    }
 }
 
 fn put_varint(mut value: u64, out: &mut Vec<u8>) {
@@ -377,8 +415,14 @@ impl Decoder<'_> {
                         _ => reader.skip(wire)?,
                     }
                 }
-                Value::String(if text.is_empty() { CompactString::const_new("0") } else { text })
+                Value::String(if text.is_empty() {
+                    CompactString::const_new("0")
+                } else {
+                    text
+                })
             }
+            // Upstream writes a time that is not set as a message without content.
+            Shape::Time | Shape::MicroTime if bytes.is_empty() => Value::Null,
             shape @ (Shape::Time | Shape::MicroTime) => {
                 let (mut seconds, mut nanos) = (0, 0);
                 while let Some((tag, wire)) = reader.key()? {
@@ -409,7 +453,11 @@ impl Decoder<'_> {
                         _ => reader.skip(wire)?,
                     }
                 }
-                if kind == 0 { Value::from(int) } else { Value::String(string) }
+                if kind == 0 {
+                    Value::from(int)
+                } else {
+                    Value::String(string)
+                }
             }
             Shape::Json | Shape::RawExtension | Shape::FieldsV1 => {
                 let mut raw: &[u8] = b"null";
@@ -420,7 +468,10 @@ impl Decoder<'_> {
                     }
                 }
                 super::json::decode_any(raw)
-                    .map_err(|e| ProtoError::Value { field: "raw".to_owned(), detail: e.to_string() })?
+                    .map_err(|e| ProtoError::Value {
+                        field: "raw".to_owned(),
+                        detail: e.to_string(),
+                    })?
                     .value
             }
             Shape::SchemaOrBool(schema) => {
@@ -453,12 +504,24 @@ impl Decoder<'_> {
                 }
                 one.unwrap_or(Value::Array(many))
             }
-            Shape::Map(_) | Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double | Shape::String | Shape::Bytes
+            Shape::Map(_)
+            | Shape::Bool
+            | Shape::Int32
+            | Shape::Int64
+            | Shape::Double
+            | Shape::String
+            | Shape::Bytes
             | Shape::Duration => return Err(ProtoError::Malformed),
         })
     }
 
-    fn fields(&mut self, mut reader: Reader<'_>, s: &Struct, via: &mut Vec<u32>, map: &mut Map) -> Result<(), ProtoError> {
+    fn fields(
+        &mut self,
+        mut reader: Reader<'_>,
+        s: &Struct,
+        via: &mut Vec<u32>,
+        map: &mut Map,
+    ) -> Result<(), ProtoError> {
         while let Some((tag, wire)) = reader.key()? {
             match s.on_wire(via, tag) {
                 OnWire::Field(field) => self.field(field, wire, &mut reader, map)?,
@@ -474,17 +537,30 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    fn field(&mut self, field: &Field, wire: u32, reader: &mut Reader<'_>, map: &mut Map) -> Result<(), ProtoError> {
+    fn field(
+        &mut self,
+        field: &Field,
+        wire: u32,
+        reader: &mut Reader<'_>,
+        map: &mut Map,
+    ) -> Result<(), ProtoError> {
         let types = self.types;
         match types.shape(field.ty) {
             Shape::List(list) => {
                 let item_shape = types.shape(list.item);
                 let packed = wire == BYTES
-                    && matches!(item_shape, Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double);
+                    && matches!(
+                        item_shape,
+                        Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double
+                    );
                 let mut more = Vec::with_capacity(1);
                 if packed {
                     let mut inner = Reader::new(reader.bytes()?);
-                    let wire = if matches!(item_shape, Shape::Double) { FIXED64 } else { VARINT };
+                    let wire = if matches!(item_shape, Shape::Double) {
+                        FIXED64
+                    } else {
+                        VARINT
+                    };
                     while !inner.is_empty() {
                         more.push(self.value(&field.name, wire, &mut inner, list.item)?);
                     }
@@ -500,7 +576,10 @@ impl Decoder<'_> {
             }
             Shape::Map(of) => {
                 if wire != BYTES {
-                    return Err(ProtoError::WireType { field: field.name.to_string(), found: wire });
+                    return Err(ProtoError::WireType {
+                        field: field.name.to_string(),
+                        found: wire,
+                    });
                 }
                 let (key, value) = self.entry(&field.name, Reader::new(reader.bytes()?), of.value)?;
                 if !matches!(map.get(&field.name), Some(Value::Object(_))) {
@@ -512,13 +591,20 @@ impl Decoder<'_> {
             }
             _ => {
                 let value = self.value(&field.name, wire, reader, field.ty)?;
-                map.insert(field.name.clone(), value);
+                if !value.is_null() && !field.leaves_out(&value) {
+                    map.insert(field.name.clone(), value);
+                }
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, name: &str, mut reader: Reader<'_>, value_type: TypeId) -> Result<(Key, Value), ProtoError> {
+    fn entry(
+        &mut self,
+        name: &str,
+        mut reader: Reader<'_>,
+        value_type: TypeId,
+    ) -> Result<(Key, Value), ProtoError> {
         let (mut key, mut value) = (CompactString::default(), None);
         while let Some((tag, wire)) = reader.key()? {
             match (tag, wire) {
@@ -539,7 +625,13 @@ impl Decoder<'_> {
         Ok((key.into(), value))
     }
 
-    fn value(&mut self, name: &str, wire: u32, reader: &mut Reader<'_>, id: TypeId) -> Result<Value, ProtoError> {
+    fn value(
+        &mut self,
+        name: &str,
+        wire: u32,
+        reader: &mut Reader<'_>,
+        id: TypeId,
+    ) -> Result<Value, ProtoError> {
         Ok(match (self.types.shape(id), wire) {
             (Shape::Bool, VARINT) => Value::Bool(reader.varint()? != 0),
             // Upstream's field is an int32: what is longer is cut, as Go's decoder does.
@@ -548,15 +640,20 @@ impl Decoder<'_> {
             (Shape::Double, FIXED64) => Value::Float(f64::from_le_bytes(reader.array()?)),
             (Shape::String | Shape::Duration, BYTES) => Value::String(reader.text()?),
             (Shape::Bytes, BYTES) => Value::from(STANDARD.encode(reader.bytes()?)),
-            (Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double | Shape::String | Shape::Duration, _)
+            (
+                Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double | Shape::String | Shape::Duration,
+                _,
+            )
             | (_, VARINT | FIXED64 | FIXED32) => {
-                return Err(ProtoError::WireType { field: name.to_owned(), found: wire });
+                return Err(ProtoError::WireType {
+                    field: name.to_owned(),
+                    found: wire,
+                });
             }
             _ => self.message(reader.bytes()?, id)?,
         })
     }
 }
-
 
 struct Reader<'a> {
     rest: &'a [u8],
@@ -577,7 +674,11 @@ impl<'a> Reader<'a> {
             return Ok(None);
         }
         let key = u32::try_from(self.varint()?).map_err(|_| ProtoError::Malformed)?;
-        if key >> 3 == 0 { Err(ProtoError::Malformed) } else { Ok(Some((key >> 3, key & 7))) }
+        if key >> 3 == 0 {
+            Err(ProtoError::Malformed)
+        } else {
+            Ok(Some((key >> 3, key & 7)))
+        }
     }
 
     fn varint(&mut self) -> Result<u64, ProtoError> {
@@ -589,7 +690,11 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err(if self.rest.len() < 10 { ProtoError::Truncated } else { ProtoError::Malformed })
+        Err(if self.rest.len() < 10 {
+            ProtoError::Truncated
+        } else {
+            ProtoError::Malformed
+        })
     }
 
     fn bytes(&mut self) -> Result<&'a [u8], ProtoError> {

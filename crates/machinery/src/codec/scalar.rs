@@ -29,7 +29,9 @@ pub(crate) fn base64(text: &str) -> Result<CompactString, String> {
         Err(error) => {
             let at = match error {
                 base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => clean.len() & !3,
+                base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => {
+                    clean.len() & !3
+                }
             };
             Err(format!("illegal base64 data at input byte {at}"))
         }
@@ -53,8 +55,13 @@ pub fn micro_time(text: &str) -> Result<CompactString, String> {
 /// The form of metav1 `Time`: the second's fraction is cut off.
 pub fn format_time(time: Timestamp) -> CompactString {
     // Seconds of a timestamp are always in range.
-    let whole = Timestamp::from_second(time.as_nanosecond().div_euclid(1_000_000_000).try_into().unwrap_or(0))
-        .unwrap_or(time);
+    let whole = Timestamp::from_second(
+        time.as_nanosecond()
+            .div_euclid(1_000_000_000)
+            .try_into()
+            .unwrap_or(0),
+    )
+    .unwrap_or(time);
     print(whole, 0)
 }
 
@@ -88,7 +95,10 @@ fn parse_time(text: &str, layout: &str) -> Result<Timestamp, String> {
         Ok(time) if shaped => Ok(time),
         _ => {
             let quoted = crate::field::quote(text);
-            Err(format!("parsing time {quoted} as {}: cannot parse {quoted} as \"2006\"", crate::field::quote(layout)))
+            Err(format!(
+                "parsing time {quoted} as {}: cannot parse {quoted} as \"2006\"",
+                crate::field::quote(layout)
+            ))
         }
     }
 }
@@ -99,9 +109,18 @@ mod tests {
 
     #[test]
     fn times_are_normalised() {
-        assert_eq!(time("2026-01-02T03:04:05Z").as_deref(), Ok("2026-01-02T03:04:05Z"));
-        assert_eq!(time("2026-01-02T03:04:05.999+01:00").as_deref(), Ok("2026-01-02T02:04:05Z"));
-        assert_eq!(micro_time("2026-01-02T03:04:05.1Z").as_deref(), Ok("2026-01-02T03:04:05.100000Z"));
+        assert_eq!(
+            time("2026-01-02T03:04:05Z").as_deref(),
+            Ok("2026-01-02T03:04:05Z")
+        );
+        assert_eq!(
+            time("2026-01-02T03:04:05.999+01:00").as_deref(),
+            Ok("2026-01-02T02:04:05Z")
+        );
+        assert_eq!(
+            micro_time("2026-01-02T03:04:05.1Z").as_deref(),
+            Ok("2026-01-02T03:04:05.100000Z")
+        );
         assert!(time("yesterday").is_err() && time("2026-01-02").is_err());
     }
 

@@ -26,7 +26,10 @@ pub fn to_json(bytes: &[u8]) -> Result<Vec<u8>, YamlError> {
     let value: serde_yaml_ng::Value =
         serde_yaml_ng::from_slice(bytes).map_err(|error| YamlError::Syntax(error.to_string()))?;
     let limit = bytes.len().saturating_mul(MAX_EXPANSION).max(1 << 16);
-    let mut out = Limited { bytes: Vec::with_capacity(bytes.len()), limit };
+    let mut out = Limited {
+        bytes: Vec::with_capacity(bytes.len()),
+        limit,
+    };
     serde_json::to_writer(&mut out, &value).map_err(|error| YamlError::Syntax(error.to_string()))?;
     Ok(out.bytes)
 }

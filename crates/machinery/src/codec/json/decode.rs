@@ -44,14 +44,20 @@ pub enum DecodeError {
 pub fn decode(bytes: &[u8], types: &Types, id: TypeId) -> Result<Decoded, DecodeError> {
     let mut parser = Parser::new(bytes, Some(types));
     let value = parser.document(Some(id))?;
-    Ok(Decoded { value, findings: parser.findings })
+    Ok(Decoded {
+        value,
+        findings: parser.findings,
+    })
 }
 
 /// Decodes one document of any shape; repeated fields are found, the last one stays.
 pub fn decode_any(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let mut parser = Parser::new(bytes, None);
     let value = parser.document(None)?;
-    Ok(Decoded { value, findings: parser.findings })
+    Ok(Decoded {
+        value,
+        findings: parser.findings,
+    })
 }
 
 /// Shapes an already decoded value by a type: what [`decode`] does to text. For YAML, CBOR and patches.
@@ -99,7 +105,15 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn new(bytes: &'a [u8], types: Option<&'a Types>) -> Self {
-        Self { bytes, at: 0, depth: 0, types, path: Vec::new(), holder: "", findings: Vec::new() }
+        Self {
+            bytes,
+            at: 0,
+            depth: 0,
+            types,
+            path: Vec::new(),
+            holder: "",
+            findings: Vec::new(),
+        }
     }
 
     fn document(&mut self, id: Option<TypeId>) -> Result<Value, DecodeError> {
@@ -117,7 +131,9 @@ impl<'a> Parser<'a> {
 
     /// A value of a type; `None` for null.
     fn typed(&mut self, id: TypeId) -> Result<Option<Value>, DecodeError> {
-        let Some(types) = self.types else { return self.any().map(Some) };
+        let Some(types) = self.types else {
+            return self.any().map(Some);
+        };
         if self.peek() == Some(b'n') {
             self.literal("null")?;
             return Ok(None);
@@ -155,7 +171,10 @@ impl<'a> Parser<'a> {
             parser.path.push(Step::Field(name.clone()));
             let entry = match (field, s.additional) {
                 // Null is kept for the moment: it takes back what the field had before.
-                (Some(field), _) => Some((field.name.clone(), parser.typed(field.ty)?.unwrap_or_default())),
+                (Some(field), _) => {
+                    let value = parser.typed(field.ty)?.filter(|value| !field.leaves_out(value));
+                    Some((field.name.clone(), value.unwrap_or_default()))
+                }
                 (None, Some(ty)) => Some((Key::from(&*name), parser.typed(ty)?.unwrap_or_default())),
                 (None, None) if s.preserve_unknown => Some((Key::from(&*name), parser.any()?)),
                 (None, None) => {
@@ -264,15 +283,21 @@ impl<'a> Parser<'a> {
             }
             (Shape::Bytes, Some(b'"')) => {
                 let text = self.text()?;
-                scalar::base64(&text).map(Value::String).map_err(DecodeError::Type)
+                scalar::base64(&text)
+                    .map(Value::String)
+                    .map_err(DecodeError::Type)
             }
             (Shape::Quantity, Some(b'"')) => {
                 let text = self.text()?;
-                scalar::quantity(&text).map(Value::String).map_err(DecodeError::Type)
+                scalar::quantity(&text)
+                    .map(Value::String)
+                    .map_err(DecodeError::Type)
             }
             (Shape::Quantity, Some(b'-' | b'0'..=b'9')) => {
                 let text = self.number_text()?;
-                scalar::quantity(text).map(Value::String).map_err(DecodeError::Type)
+                scalar::quantity(text)
+                    .map(Value::String)
+                    .map_err(DecodeError::Type)
             }
             (Shape::Time, Some(b'"')) => {
                 let text = self.text()?;
@@ -280,7 +305,9 @@ impl<'a> Parser<'a> {
             }
             (Shape::MicroTime, Some(b'"')) => {
                 let text = self.text()?;
-                scalar::micro_time(&text).map(Value::String).map_err(DecodeError::Type)
+                scalar::micro_time(&text)
+                    .map(Value::String)
+                    .map_err(DecodeError::Type)
             }
             (Shape::Duration, Some(b'"')) => Ok(Value::String(self.text()?.into())),
             _ => {
@@ -587,7 +614,10 @@ impl<'a> Parser<'a> {
             None => "unexpected end of JSON input".to_owned(),
             Some(byte) => format!("invalid character {} {context}", GoByte(*byte)),
         };
-        DecodeError::Syntax { message, offset: self.at }
+        DecodeError::Syntax {
+            message,
+            offset: self.at,
+        }
     }
 
     /// The value here is of another JSON type than `go` wants.
@@ -629,14 +659,18 @@ impl<'a> Parser<'a> {
 
     /// The name Go gives a type.
     fn go_type(&self, id: TypeId) -> String {
-        let Some(types) = self.types else { return "interface {}".to_owned() };
+        let Some(types) = self.types else {
+            return "interface {}".to_owned();
+        };
         match types.shape(id) {
             Shape::Bool => "bool".to_owned(),
             Shape::Int32 | Shape::IntOrString => "int32".to_owned(),
             Shape::Int64 => "int64".to_owned(),
             Shape::Double => "float64".to_owned(),
             Shape::Bytes => "[]uint8".to_owned(),
-            Shape::String | Shape::Quantity | Shape::Time | Shape::MicroTime | Shape::Duration => "string".to_owned(),
+            Shape::String | Shape::Quantity | Shape::Time | Shape::MicroTime | Shape::Duration => {
+                "string".to_owned()
+            }
             Shape::Struct(s) => go_name(&s.name),
             Shape::List(list) => format!("[]{}", self.go_type(list.item)),
             Shape::Map(map) => format!("map[string]{}", self.go_type(map.value)),

@@ -17,8 +17,10 @@ mod tests {
     #[test]
     fn what_is_read_is_written() {
         for (text, want) in [
-            (r#" { "b" : [ 1 , -2.50 , true , null ] , "a" : "x\u00e9\ud83d\ude00\n\"" } "#,
-             "{\"a\":\"xé😀\\n\\\"\",\"b\":[1,-2.5,true,null]}"),
+            (
+                r#" { "b" : [ 1 , -2.50 , true , null ] , "a" : "x\u00e9\ud83d\ude00\n\"" } "#,
+                "{\"a\":\"xé😀\\n\\\"\",\"b\":[1,-2.5,true,null]}",
+            ),
             ("1e21", "1e+21"),
             ("0.00000015", "1.5e-7"),
             ("9223372036854775808", "9223372036854776000"),
@@ -33,7 +35,10 @@ mod tests {
         for (text, want) in [
             ("", "unexpected end of JSON input"),
             ("{", "unexpected end of JSON input"),
-            ("{a}", "invalid character 'a' looking for beginning of object key string"),
+            (
+                "{a}",
+                "invalid character 'a' looking for beginning of object key string",
+            ),
             (r#"{"a" 1}"#, "invalid character '1' after object key"),
             ("[1 2]", "invalid character '2' after array element"),
             ("1 2", "invalid character '2' after top-level value"),
@@ -41,21 +46,31 @@ mod tests {
             ("01", "invalid character '1' after top-level value"),
             ("\"a\nb\"", r"invalid character '\n' in string literal"),
         ] {
-            assert_eq!(decode_any(text.as_bytes()).unwrap_err().to_string(), want, "{text}");
+            assert_eq!(
+                decode_any(text.as_bytes()).unwrap_err().to_string(),
+                want,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn depth_is_limited() {
         let deep = "[".repeat(100_000);
-        assert_eq!(decode_any(deep.as_bytes()).unwrap_err().to_string(), "invalid character '[' exceeded max depth");
+        assert_eq!(
+            decode_any(deep.as_bytes()).unwrap_err().to_string(),
+            "invalid character '[' exceeded max depth"
+        );
     }
 
     #[test]
     fn the_last_of_repeated_fields_stays_and_is_reported() {
         let decoded = decode_any(br#"{"z":1,"a":{"k":1,"k":2},"z":3}"#).unwrap();
         assert_eq!(to_vec(&decoded.value), br#"{"a":{"k":2},"z":3}"#);
-        assert_eq!(decoded.findings, [r#"duplicate field "a.k""#, r#"duplicate field "z""#]);
+        assert_eq!(
+            decoded.findings,
+            [r#"duplicate field "a.k""#, r#"duplicate field "z""#]
+        );
     }
 
     #[test]
@@ -68,7 +83,8 @@ mod tests {
 
     #[test]
     fn the_kind_is_read_without_the_rest() {
-        let (version, kind) = peek_kind(br#"{"metadata":{"kind":"no"},"kind":"Pod","apiVersion":"v1"}"#).unwrap();
+        let (version, kind) =
+            peek_kind(br#"{"metadata":{"kind":"no"},"kind":"Pod","apiVersion":"v1"}"#).unwrap();
         assert_eq!((version.as_str(), kind.as_str()), ("v1", "Pod"));
     }
 }
