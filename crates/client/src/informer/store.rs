@@ -127,10 +127,15 @@ impl<K: Object> Informer<K> {
         subscribers.push(Box::new(handler));
     }
 
-    /// An index by `values`, shared by all who ask for the same name.
+    /// An index by `values`, shared by all who ask for the same name and the same values. Components that know nothing of
+    /// each other may choose one name for different things, and then have an index each.
     pub fn index(&self, name: &'static str, values: IndexFn<K>) -> Index<K> {
         let mut state = self.0.state.write();
-        let position = match state.indexes.iter().position(|i| i.name == name) {
+        let position = match state
+            .indexes
+            .iter()
+            .position(|i| i.name == name && std::ptr::fn_addr_eq(i.values, values))
+        {
             Some(position) => position,
             None => {
                 let mut index = IndexState {
