@@ -78,13 +78,13 @@ impl Reporter {
         loop {
             match self.report().await {
                 Ok(()) => {
-                    delay = RETRY;
-                    let pause = if self.node.state.read().runtime_error.is_some()
-                        || self.node.state.read().network_error.is_some()
-                    {
+                    let state = self.node.state.read().clone();
+                    let pause = if state.runtime_error.is_some() || state.network_error.is_some() {
                         // Becoming ready should not wait for the next round.
-                        RETRY
+                        delay = (delay * 2).min(RETRY_MOST);
+                        delay / 2
                     } else {
+                        delay = RETRY;
                         self.node.settings.status_update_frequency
                     };
                     tokio::select! {

@@ -39,8 +39,8 @@ impl PodWorker {
         }
         let deadline = deadline.filter(|at| *at > self.node.clock.now());
         orphans::collect_dead(&self.node, &self.pod, &runtime).await;
-        if let Some(error) = self.blocked() {
-            return Ok(Next::At(error).or(deadline));
+        if let Some(retry_at) = self.blocked(&runtime) {
+            return Ok(Next::At(retry_at).or(deadline));
         }
         self.prepare(&status).await?;
         if ending.is_cancelled() {
@@ -85,10 +85,12 @@ impl PodWorker {
         Ok(next.or(deadline).or(self.volumes.refresh_at()).or(stale_until))
     }
 
-    /// What the runtime has against running the pod now; when to ask again.
-    fn blocked(&mut self) -> Option<Timestamp> {
-        let state = self.node.state.read().clone();
-        let network = state.network_error.filter(|_| !self.pod.host_network())?;
+    /// When to ask again, if the network cannot take the pod now. A pod that has its network needs no other.
+    fn blocked(&mut self, runtime: &PodStatus) -> Option<Timestamp> {
+        if self.pod.host_network() || runtime.active_sandbox().is_some() {
+            return None;
+        }
+        let network = self.node.state.read().network_error.clone()?;
         self.node
             .events
             .pod(&self.pod)
