@@ -15,6 +15,7 @@ pub mod events;
 pub mod informer;
 pub mod labels;
 pub mod leader;
+pub mod node_selector;
 pub mod resource;
 pub mod taints;
 pub mod transport;

@@ -2,6 +2,7 @@
 
 use crate::pod_info::{HostPort, PodInfo};
 use crate::resource::Resource;
+use client::node_selector::Subject;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -108,6 +109,14 @@ impl NodeInfo {
 
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels()?.get(key).map(String::as_str)
+    }
+
+    /// The node as selectors see it.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject {
+            name: &self.name,
+            labels: self.labels(),
+        }
     }
 
     pub fn taints(&self) -> &[Taint] {

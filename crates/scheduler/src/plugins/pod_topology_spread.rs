@@ -6,7 +6,6 @@
 //! How many pods of a node match a selector is remembered for as long as the node does not change, so that a
 //! row of pods of one workload costs a count of one node each and not of the whole cluster.
 
-use super::node_affinity::required_matches;
 use super::taint_toleration::untolerated;
 use crate::framework::{ClusterEvent, Filter, MAX_NODE_SCORE, Plugin, PreFilter, Rejection, Score, Verdict};
 use crate::node_info::NodeInfo;
@@ -14,6 +13,7 @@ use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
 use client::informer::{Index, by_namespace};
 use client::labels::{Matcher, selects};
+use client::node_selector::required_matches;
 use client::{Informer, Informers};
 use hashbrown::HashMap;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
@@ -154,7 +154,7 @@ fn constraints(list: &[TopologySpreadConstraint], pod: &PodInfo, action: &str) -
 impl Constraint {
     /// Whether the node's pods count.
     fn includes(&self, pod: &PodInfo, node: &NodeInfo) -> bool {
-        if self.honor_affinity && !required_matches(pod.spec(), node) {
+        if self.honor_affinity && !required_matches(pod.spec(), node.subject()) {
             return false;
         }
         let tolerations = pod.spec().tolerations.as_deref().unwrap_or(&[]);

@@ -3,11 +3,11 @@
 //! Not here yet: binding claims of storage classes with `WaitForFirstConsumer` as part of scheduling; such an
 //! unbound claim keeps the pod waiting.
 
-use super::node_affinity::selector_matches;
 use crate::framework::{ClusterEvent, Filter, Plugin, PreFilter, Rejection, Verdict};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
+use client::node_selector::selector_matches;
 use client::{Informer, Informers};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -132,7 +132,7 @@ impl Filter for Volumes {
         let reachable = |volume: &Arc<PersistentVolume>| {
             let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref());
             let required = affinity.and_then(|a| a.required.as_ref());
-            required.is_none_or(|selector| selector_matches(selector, node))
+            required.is_none_or(|selector| selector_matches(selector, node.subject()))
         };
         if !self.bound.iter().all(reachable) {
             return Err(Rejection::unresolvable(
