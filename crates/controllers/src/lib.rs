@@ -8,10 +8,12 @@
 //! **Invariant:** controllers read through informers and write through the client; they never import each other.
 
 mod context;
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
+mod history;
 mod int_or_percent;
 mod job;
 mod namespace;
@@ -26,7 +28,9 @@ mod replication;
 mod root_ca_publisher;
 mod service_account;
 mod service_pods;
+mod stateful_set;
 mod taint_eviction;
+mod template_hash;
 mod ttl_after_finished;
 
 pub use context::{ClientFor, Context, Options};

@@ -20,6 +20,12 @@ pub struct Controller {
 /// Every controller, by name.
 pub static ALL: &[Controller] = &[
     Controller {
+        name: "daemonset-controller",
+        identity: "daemon-set-controller",
+        component: "daemonset-controller",
+        start: daemon_set::start,
+    },
+    Controller {
         name: "deployment-controller",
         identity: "deployment-controller",
         component: "deployment-controller",
@@ -98,6 +104,12 @@ pub static ALL: &[Controller] = &[
         start: service_account::start,
     },
     Controller {
+        name: "statefulset-controller",
+        identity: "statefulset-controller",
+        component: "statefulset-controller",
+        start: stateful_set::start,
+    },
+    Controller {
         name: "taint-eviction-controller",
         identity: "node-controller",
         component: "taint-eviction-controller",
@@ -153,6 +165,8 @@ mod tests {
             "registry",
             "int_or_percent",
             "service_pods",
+            "history",
+            "template_hash",
         ];
         let files = std::fs::read_dir(folder)
             .expect("src")

@@ -7,7 +7,9 @@ use testkit::{Cluster, Options};
 
 #[tokio::main]
 async fn main() {
-    let mut arguments = std::env::args().skip(1).map(|a| a.parse::<usize>().expect("a number"));
+    let mut arguments = std::env::args()
+        .skip(1)
+        .map(|a| a.parse::<usize>().expect("a number"));
     let nodes = arguments.next().unwrap_or(1);
     let seconds = arguments.next().unwrap_or(60);
     let cluster = Cluster::start(Options {

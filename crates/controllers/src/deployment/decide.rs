@@ -3,10 +3,10 @@
 //! One step at a time: what a step writes is in the informer at once and brings the next look.
 
 use super::annotations::{self, REVISION, revision, set_sizes};
-use super::hash::template_hash;
 use super::status::{self, PROGRESSING, condition, find};
 use super::view::{HASH_LABEL, View, actual, available, name, replicas};
 use crate::owner::controller_ref;
+use crate::template_hash::template_hash;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -2,7 +2,6 @@
 
 mod annotations;
 mod decide;
-mod hash;
 mod status;
 #[cfg(test)]
 mod tests;

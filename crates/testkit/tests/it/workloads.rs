@@ -1,9 +1,9 @@
 //! Deployments and Jobs.
 
 use crate::{deployment, pods, template, until_ready};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use testkit::{Cluster, Options};
@@ -131,6 +131,93 @@ async fn jobs_complete_and_fail() {
         .until("both jobs past their time", || async {
             let jobs = jobs.list(&ListParams::default()).await.expect("jobs").items;
             (jobs.is_empty() && pods(&cluster, "app in (good,bad)").await.is_empty()).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stateful_set_keeps_names_and_claims() {
+    let cluster = Cluster::start(Options::default()).await;
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}, "volumeName": "made-by-hand"}});
+    let spec = json!({"replicas": 2, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
+        "template": template("db", "redis:1", "run")});
+    cluster
+        .create::<StatefulSet>("default", json!({"metadata": {"name": "db"}, "spec": spec}))
+        .await;
+    let names =
+        |pods: &[Pod]| -> Vec<String> { pods.iter().filter_map(|p| p.metadata.name.clone()).collect() };
+    assert_eq!(names(&until_ready(&cluster, "app=db", 2).await), ["db-0", "db-1"]);
+    let sets = cluster.api::<StatefulSet>("default");
+    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "redis:2"}]}}}});
+    sets.patch("db", &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .expect("patched");
+    cluster
+        .until("the update", || async {
+            let status = sets.get("db").await.ok()?.status?;
+            let done =
+                status.update_revision == status.current_revision && status.updated_replicas == Some(2);
+            (done && status.ready_replicas == Some(2)).then_some(())
+        })
+        .await;
+    let pods = until_ready(&cluster, "app=db", 2).await;
+    let image = |p: &Pod| p.spec.as_ref().and_then(|s| s.containers[0].image.clone());
+    assert!(pods.iter().all(|p| image(p).as_deref() == Some("redis:2")));
+    let revisions = cluster
+        .api::<ControllerRevision>("default")
+        .list(&ListParams::default())
+        .await;
+    assert_eq!(revisions.expect("revisions").items.len(), 2);
+
+    let spec = json!({"replicas": 1, "serviceName": "kv", "selector": {"matchLabels": {"app": "kv"}},
+        "template": template("kv", "redis:1", "run"), "volumeClaimTemplates": [claim]});
+    cluster
+        .create::<StatefulSet>("default", json!({"metadata": {"name": "kv"}, "spec": spec}))
+        .await;
+    let claims = cluster.api::<PersistentVolumeClaim>("default");
+    let made = cluster
+        .until("the claim", || async {
+            claims.get_opt("data-kv-0").await.expect("asked")
+        })
+        .await;
+    assert_eq!(made.metadata.labels.expect("labels")["app"], "kv");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_set_is_on_every_node_that_fits() {
+    let cluster = Cluster::start(Options {
+        nodes: 3,
+        ..Options::default()
+    })
+    .await;
+    let spec = json!({"selector": {"matchLabels": {"app": "agent"}}, "template": template("agent", "agent:1", "run")});
+    cluster
+        .create::<DaemonSet>("default", json!({"metadata": {"name": "agent"}, "spec": spec}))
+        .await;
+    let on = |pods: &[Pod]| {
+        let mut nodes: Vec<String> = pods
+            .iter()
+            .filter_map(|p| p.spec.as_ref()?.node_name.clone())
+            .collect();
+        nodes.sort();
+        nodes
+    };
+    assert_eq!(
+        on(&until_ready(&cluster, "app=agent", 3).await),
+        ["node-0", "node-1", "node-2"]
+    );
+    cluster.nodes.add("node-3").await;
+    assert_eq!(on(&until_ready(&cluster, "app=agent", 4).await).len(), 4);
+    let sets = cluster.api::<DaemonSet>("default");
+    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "agent:2"}]}}}});
+    sets.patch("agent", &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .expect("patched");
+    cluster
+        .until("the update", || async {
+            let status = sets.get("agent").await.ok()?.status?;
+            (status.updated_number_scheduled == Some(4) && status.number_available == Some(4)).then_some(())
         })
         .await;
 }

@@ -1,10 +1,11 @@
 //! The name of a pod template: FNV-32a over its canonical JSON and the collision count, in letters that form no words.
+//! Deployments name their replica sets by it, stateful and daemon sets their revisions.
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
-pub(super) fn template_hash(template: &PodTemplateSpec, collision_count: Option<i32>) -> String {
+pub(crate) fn template_hash(template: &PodTemplateSpec, collision_count: Option<i32>) -> String {
     // Maps of these types are sorted and the types cannot fail to be written, so the text is canonical.
     let text = serde_json::to_vec(template).unwrap_or_default();
     let mut hash = fnv32a(0x811c_9dc5, &text);
@@ -21,7 +22,7 @@ fn fnv32a(start: u32, bytes: &[u8]) -> u32 {
 }
 
 /// Stands each character for another, so that vowels and the digits that look like them never occur.
-pub(super) fn safe_encode(text: &str) -> String {
+fn safe_encode(text: &str) -> String {
     text.bytes()
         .map(|b| char::from(ALPHABET[usize::from(b) % ALPHABET.len()]))
         .collect()
