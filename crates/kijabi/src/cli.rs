@@ -8,13 +8,13 @@ use std::path::PathBuf;
 /// Kubernetes v1.36 in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "kijabi", version, arg_required_else_help = true, max_term_width = 100)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run a cluster on this machine, in the foreground (pods live on when it stops)
     Up(Up),
     /// Stop every pod and remove all that this instance made on the host
@@ -39,7 +39,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct DataDir {
+pub(crate) struct DataDir {
     /// Directory that holds all state of this instance
     #[arg(
         short = 'd',
@@ -53,7 +53,7 @@ pub struct DataDir {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct Up {
+pub(crate) struct Up {
     #[command(flatten)]
     pub data_dir: DataDir,
     /// Address the API server listens on
@@ -107,7 +107,7 @@ pub struct Up {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct Down {
+pub(crate) struct Down {
     #[command(flatten)]
     pub data_dir: DataDir,
     /// Remove the data too: store, images, certificates
@@ -116,7 +116,7 @@ pub struct Down {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct Demo {
+pub(crate) struct Demo {
     /// Directory of the throw-away cluster [default: a new one under the temporary directory]
     #[arg(short = 'd', long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -129,7 +129,7 @@ pub struct Demo {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct Image {
+pub(crate) struct Image {
     #[command(flatten)]
     pub data_dir: DataDir,
     #[command(subcommand)]
@@ -137,7 +137,7 @@ pub struct Image {
 }
 
 #[derive(Debug, Clone, Subcommand)]
-pub enum ImageCommand {
+pub(crate) enum ImageCommand {
     /// Import a docker-archive, or an OCI layout (archive or directory); `-` reads standard input
     Import {
         path: PathBuf,
@@ -165,7 +165,7 @@ pub enum ImageCommand {
 
 impl Up {
     /// What `kijabi up` without a flag means.
-    pub fn usual() -> Self {
+    pub(crate) fn usual() -> Self {
         #[derive(Parser)]
         struct Alone {
             #[command(flatten)]

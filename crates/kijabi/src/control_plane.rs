@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use wire::tls::ServerTls;
 
 /// What the control plane is told beside the flags.
-pub struct Settings<'a> {
+pub(crate) struct Settings<'a> {
     pub options: &'a Up,
     pub instance: &'a Instance,
     pub pki: &'a Pki,
@@ -36,7 +36,7 @@ pub struct Settings<'a> {
 }
 
 /// A running control plane.
-pub struct ControlPlane {
+pub(crate) struct ControlPlane {
     pub server: Server,
     pub clock: Arc<dyn Clock>,
     /// Shared by every component in this process.
@@ -48,7 +48,7 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// Starts everything; returns when requests are answered.
-    pub async fn start(settings: Settings<'_>, listener: TcpListener, progress: &Progress) -> anyhow::Result<Self> {
+    pub(crate) async fn start(settings: Settings<'_>, listener: TcpListener, progress: &Progress) -> anyhow::Result<Self> {
         let Settings { options, instance, pki, .. } = settings;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let store: Arc<dyn Store> = Arc::new(open_store(instance).await?);
@@ -87,7 +87,7 @@ impl ControlPlane {
     }
 
     /// Stops scheduler and controllers, then the API server, then the store.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.informers.stop();
         self.server.shutdown();

@@ -18,7 +18,7 @@ const REPLICAS: i32 = 3;
 /// How long the sample may take before something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub async fn run(demo: Demo) -> anyhow::Result<()> {
+pub(crate) async fn run(demo: Demo) -> anyhow::Result<()> {
     let progress = Progress::start();
     let directory = match demo.data_dir {
         Some(directory) => directory,

@@ -15,12 +15,12 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// The port the application listens on in its container.
-pub const PORT: u16 = 8080;
+pub(crate) const PORT: u16 = 8080;
 /// Where the Secret is mounted.
-pub const SECRET_PATH: &str = "/etc/demo/password";
+pub(crate) const SECRET_PATH: &str = "/etc/demo/password";
 
 /// Serves until killed.
-pub async fn run() -> anyhow::Result<()> {
+pub(crate) async fn run() -> anyhow::Result<()> {
     let listener = TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, PORT)).await?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     loop {
@@ -79,7 +79,7 @@ async fn ask_peer(host: &str) -> anyhow::Result<String> {
 }
 
 /// Asks one DNS server for the first IPv4 address of a name.
-pub async fn resolve(server: SocketAddr, host: &str) -> anyhow::Result<IpAddr> {
+pub(crate) async fn resolve(server: SocketAddr, host: &str) -> anyhow::Result<IpAddr> {
     let mut question = Message::query();
     question.add_query(Query::query(Name::from_utf8(format!("{}.", host.trim_end_matches('.')))?, RecordType::A));
     question.metadata.recursion_desired = true;
@@ -101,7 +101,7 @@ pub async fn resolve(server: SocketAddr, host: &str) -> anyhow::Result<IpAddr> {
 }
 
 /// One HTTP GET; the body of a 200.
-pub async fn fetch(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+pub(crate) async fn fetch(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let work = async {
         let stream = TcpStream::connect(address).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;

@@ -5,13 +5,13 @@ use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 /// The machine's name, as a node may be called.
-pub fn name() -> anyhow::Result<String> {
+pub(crate) fn name() -> anyhow::Result<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the machine's name")?;
     Ok(name.trim().to_lowercase())
 }
 
 /// The address other machines know this one by: the one on the way out. Nothing is sent.
-pub fn address() -> anyhow::Result<IpAddr> {
+pub(crate) fn address() -> anyhow::Result<IpAddr> {
     let probe = || -> std::io::Result<SocketAddr> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         // An address of the documentation range: connecting a datagram socket only asks for the route.
@@ -26,7 +26,7 @@ pub fn address() -> anyhow::Result<IpAddr> {
 }
 
 /// The n-th address of a range.
-pub fn nth(range: IpNet, n: u32) -> anyhow::Result<IpAddr> {
+pub(crate) fn nth(range: IpNet, n: u32) -> anyhow::Result<IpAddr> {
     let address = match range.network() {
         IpAddr::V4(base) => IpAddr::from(u32::from(base).wrapping_add(n).to_be_bytes()),
         IpAddr::V6(base) => IpAddr::from(u128::from(base).wrapping_add(n.into()).to_be_bytes()),

@@ -12,7 +12,7 @@ use std::path::Path;
 /// Data of one message of an import from standard input.
 const CHUNK: usize = 1 << 20;
 
-pub async fn run(command: Image) -> anyhow::Result<()> {
+pub(crate) async fn run(command: Image) -> anyhow::Result<()> {
     let mut clients = connect(&command.data_dir.data_dir).await?;
     match command.command {
         ImageCommand::Import { path, name } => {
@@ -62,13 +62,13 @@ pub async fn run(command: Image) -> anyhow::Result<()> {
 }
 
 /// Where an archive comes from.
-pub enum Source {
+pub(crate) enum Source {
     Path(std::path::PathBuf),
     Stdin,
 }
 
 /// The clients of a running instance's embedded runtime.
-pub async fn connect(data_dir: &Path) -> anyhow::Result<cri::Clients> {
+pub(crate) async fn connect(data_dir: &Path) -> anyhow::Result<cri::Clients> {
     let instance = Instance::open(data_dir)?;
     cri::connect(instance.cri_socket())
         .await
@@ -76,7 +76,7 @@ pub async fn connect(data_dir: &Path) -> anyhow::Result<cri::Clients> {
 }
 
 /// Brings an archive in; the names (or ids) of what it held.
-pub async fn import(
+pub(crate) async fn import(
     clients: &mut cri::Clients,
     source: Source,
     name: String,

@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 
 /// Where an instance keeps its things, and what it is called on the host.
 #[derive(Debug, Clone)]
-pub struct Instance {
+pub(crate) struct Instance {
     root: PathBuf,
     id: String,
 }
 
 /// What a running instance tells `status`, `down` and `image` about itself; stands in `<data-dir>/instance.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Running {
+pub(crate) struct Running {
     pub pid: u32,
     pub version: String,
     pub node_name: String,
@@ -31,20 +31,20 @@ pub struct Running {
 
 /// Held for as long as the process uses the data directory; the kernel lets go of it with the process.
 #[derive(Debug)]
-pub struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 impl Instance {
     /// The instance at `data_dir`, which is created when missing.
-    pub fn create(data_dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn create(data_dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(data_dir)
             .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
         Self::open(data_dir)
     }
 
     /// The instance at an existing `data_dir`.
-    pub fn open(data_dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(data_dir: &Path) -> anyhow::Result<Self> {
         let root = data_dir
             .canonicalize()
             .with_context(|| format!("no data directory at {}", data_dir.display()))?;
@@ -53,30 +53,30 @@ impl Instance {
     }
 
     /// Six hexadecimal digits; short, because a link name holds fifteen bytes.
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// State of the API server: store, certificates, keys.
-    pub fn server(&self) -> PathBuf {
+    pub(crate) fn server(&self) -> PathBuf {
         self.root.join("server")
     }
 
     /// State of the node: images, pods, sockets. Can be rebuilt.
-    pub fn agent(&self) -> PathBuf {
+    pub(crate) fn agent(&self) -> PathBuf {
         self.root.join("agent")
     }
 
-    pub fn cri_socket(&self) -> PathBuf {
+    pub(crate) fn cri_socket(&self) -> PathBuf {
         self.agent().join("cri.sock")
     }
 
     /// Takes the data directory for this process.
-    pub fn lock(&self) -> anyhow::Result<Lock> {
+    pub(crate) fn lock(&self) -> anyhow::Result<Lock> {
         let path = self.root.join("lock");
         let mut file = OpenOptions::new()
             .create(true)
@@ -111,17 +111,17 @@ impl Instance {
     }
 
     /// Whether a process holds the lock now.
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         File::open(self.root.join("lock"))
             .is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
     }
 
-    pub fn write_running(&self, running: &Running) -> anyhow::Result<()> {
+    pub(crate) fn write_running(&self, running: &Running) -> anyhow::Result<()> {
         write_atomically(&self.root.join("instance.json"), &serde_json::to_vec_pretty(running)?, 0o644)
     }
 
     /// What the last (or present) `up` said of itself.
-    pub fn read_running(&self) -> anyhow::Result<Option<Running>> {
+    pub(crate) fn read_running(&self) -> anyhow::Result<Option<Running>> {
         let path = self.root.join("instance.json");
         match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -134,7 +134,7 @@ impl Instance {
 }
 
 /// Writes a whole file or nothing: a crash in between leaves the old one.
-pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
+pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let parent = path.parent().context("a path with a parent directory is needed")?;
     std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;

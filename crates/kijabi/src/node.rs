@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Names and addresses of the node.
-pub struct Place<'a> {
+pub(crate) struct Place<'a> {
     pub node_name: &'a str,
     pub node_ip: IpAddr,
     /// The address cluster DNS is reached at.
@@ -32,7 +32,7 @@ pub struct Place<'a> {
 }
 
 /// A running node.
-pub struct Node {
+pub(crate) struct Node {
     kubelet: Kubelet,
     runtime: Option<Runtime>,
     proxy: ProxyHandle,
@@ -44,7 +44,7 @@ const MARK: u32 = 0x4000;
 
 impl Node {
     /// Starts everything; returns when the node is ready for pods.
-    pub async fn start(
+    pub(crate) async fn start(
         options: &Up,
         instance: &Instance,
         pki: &Pki,
@@ -92,7 +92,7 @@ impl Node {
     }
 
     /// Stops everything but the pods.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         within("cluster DNS", self.dns.stop()).await;
         within("the kubelet", self.kubelet.stop()).await;
         within("the service proxy", self.proxy.stop()).await;
@@ -103,7 +103,7 @@ impl Node {
 }
 
 /// Gives a component so long to stop. Pods and store lose nothing if it is then left behind.
-pub async fn within(what: &str, stop: impl Future<Output = ()>) {
+pub(crate) async fn within(what: &str, stop: impl Future<Output = ()>) {
     const PATIENCE: Duration = Duration::from_secs(5);
     if tokio::time::timeout(PATIENCE, stop).await.is_err() {
         tracing::warn!("{what} did not stop within {} s and is left behind", PATIENCE.as_secs());
@@ -111,7 +111,7 @@ pub async fn within(what: &str, stop: impl Future<Output = ()>) {
 }
 
 /// The pod network of an instance; also what `down` takes away with.
-pub fn open_network(options: &Up, instance: &Instance, names: &Names, host: Host) -> anyhow::Result<BridgeNetwork> {
+pub(crate) fn open_network(options: &Up, instance: &Instance, names: &Names, host: Host) -> anyhow::Result<BridgeNetwork> {
     let state = network::pod::state_dir(&instance.agent());
     std::fs::create_dir_all(&state).with_context(|| format!("cannot create {}", state.display()))?;
     BridgeNetwork::open(
@@ -128,14 +128,14 @@ pub fn open_network(options: &Up, instance: &Instance, names: &Names, host: Host
 }
 
 /// How the embedded runtime of an instance is told.
-pub fn runtime_config(options: &Up, instance: &Instance) -> runtime::Config {
+pub(crate) fn runtime_config(options: &Up, instance: &Instance) -> runtime::Config {
     let mut config = runtime::Config::new(instance.agent().join("runtime"), instance.cri_socket(), instance.id());
     config.registries.insecure.clone_from(&options.insecure_registry);
     config
 }
 
 /// The name of the control groups' root of an instance.
-pub fn cgroup_parent(instance: &Instance) -> String {
+pub(crate) fn cgroup_parent(instance: &Instance) -> String {
     format!("kijabi-{}", instance.id())
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use wire::certs::{Authority, Identity, Leaf};
 
 /// Everything the parts of one node need to trust each other.
-pub struct Pki {
+pub(crate) struct Pki {
     pub authority: String,
     pub server: Identity,
     pub administrator: Identity,
@@ -23,7 +23,7 @@ pub struct Pki {
 
 /// Whom the certificates are for.
 #[derive(Debug, Clone)]
-pub struct Names {
+pub(crate) struct Names {
     pub node_name: String,
     pub node_ip: IpAddr,
     /// The first address of the service range: the `kubernetes` Service.
@@ -35,7 +35,7 @@ pub struct Names {
 
 impl Pki {
     /// Reads what is there and makes what is missing or stale.
-    pub fn load_or_create(dir: &Path, names: &Names, now: Timestamp) -> anyhow::Result<Self> {
+    pub(crate) fn load_or_create(dir: &Path, names: &Names, now: Timestamp) -> anyhow::Result<Self> {
         let authority = match read(dir, "ca")? {
             Some(identity) => Authority::load(identity).with_context(|| {
                 format!("the authority in {} is damaged; restore it, or start with a new --data-dir", dir.display())

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// Says what runs; fails when nothing does, so that scripts can ask.
-pub async fn run(options: &DataDir) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(options: &DataDir) -> anyhow::Result<ExitCode> {
     let directory = &options.data_dir;
     let instance = match Instance::open(directory) {
         Ok(instance) if instance.is_running() => instance,
@@ -53,7 +53,7 @@ pub async fn run(options: &DataDir) -> anyhow::Result<ExitCode> {
 }
 
 /// Tries what the kernel must offer.
-pub fn check() -> anyhow::Result<ExitCode> {
+pub(crate) fn check() -> anyhow::Result<ExitCode> {
     let scratch = std::env::temp_dir().join(format!("kijabi-check-{}", std::process::id()));
     std::fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
     let findings = linux::check::check(&scratch);

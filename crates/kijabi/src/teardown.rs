@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Takes everything away; with `--purge` the data too. What is not there is no error.
-pub async fn run(options: &Down, progress: &Progress) -> anyhow::Result<()> {
+pub(crate) async fn run(options: &Down, progress: &Progress) -> anyhow::Result<()> {
     let data_dir = &options.data_dir.data_dir;
     if !data_dir.exists() {
         progress.step(format_args!("nothing at {}", data_dir.display()));

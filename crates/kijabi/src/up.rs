@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A running cluster.
-pub struct Cluster {
+pub(crate) struct Cluster {
     control_plane: ControlPlane,
     node: Node,
     kubeconfig: PathBuf,
@@ -24,7 +24,7 @@ pub struct Cluster {
 }
 
 /// Runs until a signal asks to stop. Pods live on.
-pub async fn run(options: &Up) -> anyhow::Result<()> {
+pub(crate) async fn run(options: &Up) -> anyhow::Result<()> {
     let progress = Progress::start();
     let cluster = start(options, progress).await?;
     progress.step(format_args!("export KUBECONFIG={}", cluster.kubeconfig.display()));
@@ -38,7 +38,7 @@ pub async fn run(options: &Up) -> anyhow::Result<()> {
 }
 
 /// Resolves when somebody asks this process to end.
-pub async fn interrupted() -> anyhow::Result<()> {
+pub(crate) async fn interrupted() -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -48,7 +48,7 @@ pub async fn interrupted() -> anyhow::Result<()> {
 }
 
 /// Starts a cluster; returns when its node is ready.
-pub async fn start(options: &Up, progress: Progress) -> anyhow::Result<Cluster> {
+pub(crate) async fn start(options: &Up, progress: Progress) -> anyhow::Result<Cluster> {
     if !rustix::process::geteuid().is_root() {
         bail!("kijabi needs root: it makes namespaces, mounts and control groups. Run it with sudo.");
     }
@@ -119,21 +119,21 @@ pub async fn start(options: &Up, progress: Progress) -> anyhow::Result<Cluster> 
 
 impl Cluster {
     /// A client that may do everything.
-    pub fn client(&self) -> kube::Client {
+    pub(crate) fn client(&self) -> kube::Client {
         self.control_plane.server.client(UserInfo::authenticated("system:admin", &["system:masters"]), "kijabi")
     }
 
-    pub fn kubeconfig(&self) -> &Path {
+    pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
     /// The address of cluster DNS.
-    pub fn dns(&self) -> IpAddr {
+    pub(crate) fn dns(&self) -> IpAddr {
         self.dns
     }
 
     /// Stops everything but the pods.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.node.stop().await;
         self.control_plane.stop().await;
     }
