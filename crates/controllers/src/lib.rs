@@ -7,7 +7,9 @@
 //! **Invariant:** reconcilers are level-triggered: an event only says which object to look at.
 //! **Invariant:** controllers read through informers and write through the client; they never import each other.
 
+mod cluster_role_aggregation;
 mod context;
+mod cron_job;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;

@@ -20,6 +20,18 @@ pub struct Controller {
 /// Every controller, by name.
 pub static ALL: &[Controller] = &[
     Controller {
+        name: "clusterrole-aggregation-controller",
+        identity: "clusterrole-aggregation-controller",
+        component: "clusterrole-aggregation-controller",
+        start: cluster_role_aggregation::start,
+    },
+    Controller {
+        name: "cronjob-controller",
+        identity: "cronjob-controller",
+        component: "cronjob-controller",
+        start: cron_job::start,
+    },
+    Controller {
         name: "daemonset-controller",
         identity: "daemon-set-controller",
         component: "daemonset-controller",

@@ -2,7 +2,7 @@
 
 use crate::{deployment, pods, template, until_ready};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
@@ -218,6 +218,33 @@ async fn a_daemon_set_is_on_every_node_that_fits() {
         .until("the update", || async {
             let status = sets.get("agent").await.ok()?.status?;
             (status.updated_number_scheduled == Some(4) && status.number_available == Some(4)).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cron_job_starts_jobs_on_time() {
+    let cluster = Cluster::start(Options::default()).await;
+    let mut template = template("tick", "busybox", "succeed");
+    template["spec"]["restartPolicy"] = json!("Never");
+    let spec = json!({"schedule": "*/5 * * * *", "successfulJobsHistoryLimit": 2, "jobTemplate": {"spec": {"template": template}}});
+    cluster
+        .create::<CronJob>("default", json!({"metadata": {"name": "tick"}, "spec": spec}))
+        .await;
+    let jobs = cluster.api::<Job>("default");
+    let crons = cluster.api::<CronJob>("default");
+    cluster
+        .until("the job of five past", || async {
+            jobs.get_opt("tick-29453765").await.expect("asked")
+        })
+        .await;
+    tokio::time::sleep(std::time::Duration::from_secs(21 * 60)).await;
+    cluster
+        .until("the last two jobs only", || async {
+            let left = jobs.list(&ListParams::default()).await.expect("jobs").items;
+            let status = crons.get("tick").await.ok()?.status?;
+            let last = status.last_schedule_time?.0.to_string();
+            (left.len() == 2 && status.active.is_none() && last == "2026-01-01T00:25:00Z").then_some(())
         })
         .await;
 }
