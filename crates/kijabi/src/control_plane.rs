@@ -48,8 +48,17 @@ pub(crate) struct ControlPlane {
 
 impl ControlPlane {
     /// Starts everything; returns when requests are answered.
-    pub(crate) async fn start(settings: Settings<'_>, listener: TcpListener, progress: &Progress) -> anyhow::Result<Self> {
-        let Settings { options, instance, pki, .. } = settings;
+    pub(crate) async fn start(
+        settings: Settings<'_>,
+        listener: TcpListener,
+        progress: &Progress,
+    ) -> anyhow::Result<Self> {
+        let Settings {
+            options,
+            instance,
+            pki,
+            ..
+        } = settings;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let store: Arc<dyn Store> = Arc::new(open_store(instance).await?);
         progress.step("store open");
@@ -67,23 +76,38 @@ impl ControlPlane {
             let server = server.clone();
             tokio::spawn(async move { server.serve(listener, tls).await })
         };
-        progress.step(format_args!("API server ready on https://127.0.0.1:{}", options.https_listen_port));
+        progress.step(format_args!(
+            "API server ready on https://127.0.0.1:{}",
+            options.https_listen_port
+        ));
 
         let stop = CancellationToken::new();
         // One set of informers for the process: decoded once, whoever asks.
         let reader = UserInfo::authenticated("system:kijabi:informers", &["system:masters"]);
         let informers = Informers::new(server.client(reader, "kijabi"));
         let mut tasks = vec![("the API server", serving)];
-        let controllers = controllers::run(controller_options(&settings, &server, &informers, &clock), stop.clone());
+        let controllers = controllers::run(
+            controller_options(&settings, &server, &informers, &clock),
+            stop.clone(),
+        );
         tasks.push(("the controllers", tokio::spawn(controllers)));
-        let scheduler_client =
-            server.client(UserInfo::authenticated("system:kube-scheduler", &[]), "kube-scheduler");
+        let scheduler_client = server.client(
+            UserInfo::authenticated("system:kube-scheduler", &[]),
+            "kube-scheduler",
+        );
         let mut scheduler = scheduler::Options::new(scheduler_client, informers.clone(), Arc::clone(&clock));
         settings.node_name.clone_into(&mut scheduler.host);
         let scheduler = scheduler::Scheduler::new(scheduler).run(stop.clone());
         tasks.push(("the scheduler", tokio::spawn(scheduler)));
         progress.step("scheduler and controllers running");
-        Ok(Self { server, clock, informers, store, stop, tasks })
+        Ok(Self {
+            server,
+            clock,
+            informers,
+            store,
+            stop,
+            tasks,
+        })
     }
 
     /// Stops scheduler and controllers, then the API server, then the store.
@@ -107,15 +131,28 @@ impl ControlPlane {
 
 async fn open_store(instance: &Instance) -> anyhow::Result<store::Embedded> {
     let directory = instance.server().join("db");
-    std::fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot create {}; is the disk full or read-only?", directory.display()))?;
+    std::fs::create_dir_all(&directory).with_context(|| {
+        format!(
+            "cannot create {}; is the disk full or read-only?",
+            directory.display()
+        )
+    })?;
     store::Embedded::open(&directory, store::embedded::Options::default())
         .await
         .with_context(|| format!("cannot open the store in {}", directory.display()))
 }
 
-fn server_config(settings: &Settings<'_>, store: Arc<dyn Store>, clock: &Arc<dyn Clock>) -> anyhow::Result<Config> {
-    let Settings { options, instance, pki, .. } = settings;
+fn server_config(
+    settings: &Settings<'_>,
+    store: Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Config> {
+    let Settings {
+        options,
+        instance,
+        pki,
+        ..
+    } = settings;
     let issuer_url = format!("https://kubernetes.default.svc.{}", options.cluster_domain);
     let key = signing_key(&instance.server().join("tls/service-account.key"))?;
     let issuer = Arc::new(Issuer::new(&issuer_url, key, Arc::clone(clock)));
@@ -175,7 +212,10 @@ fn controller_options(
 ) -> controllers::Options {
     let identity = server.clone();
     let client_for: controllers::ClientFor = Arc::new(move |name: &str| {
-        identity.client(UserInfo::service_account("kube-system", name), "kube-controller-manager")
+        identity.client(
+            UserInfo::service_account("kube-system", name),
+            "kube-controller-manager",
+        )
     });
     controllers::Options {
         cluster_cidrs: vec![settings.options.cluster_cidr],

@@ -25,7 +25,9 @@ pub(crate) async fn run(demo: Demo) -> anyhow::Result<()> {
         None => std::env::temp_dir().join(format!("kijabi-demo-{}", std::process::id())),
     };
     let options = Up {
-        data_dir: DataDir { data_dir: directory.clone() },
+        data_dir: DataDir {
+            data_dir: directory.clone(),
+        },
         https_listen_port: free_port(demo.https_listen_port)?,
         kubelet_port: free_port(10250)?,
         bind_address: IpAddr::from([127, 0, 0, 1]),
@@ -34,7 +36,10 @@ pub(crate) async fn run(demo: Demo) -> anyhow::Result<()> {
     progress.step(format_args!("a throw-away cluster in {}", directory.display()));
     let outcome = session(&options, progress, demo.exit).await;
     progress.step("stopping the pods and taking everything away");
-    let down = Down { data_dir: DataDir { data_dir: directory }, purge: true };
+    let down = Down {
+        data_dir: DataDir { data_dir: directory },
+        purge: true,
+    };
     let cleaned = teardown::run(&down, &progress).await;
     outcome.and(cleaned)
 }
@@ -53,7 +58,13 @@ async fn session(options: &Up, progress: Progress, exit: bool) -> anyhow::Result
 async fn sample(options: &Up, cluster: &up::Cluster, progress: Progress, exit: bool) -> anyhow::Result<()> {
     let archive = Archive::build(&options.data_dir.data_dir)?;
     let mut clients = image::connect(&options.data_dir.data_dir).await?;
-    image::import(&mut clients, image::Source::Path(archive.path.clone()), String::new(), |_| {}).await?;
+    image::import(
+        &mut clients,
+        image::Source::Path(archive.path.clone()),
+        String::new(),
+        |_| {},
+    )
+    .await?;
     drop(archive);
     progress.step("the sample's image, made of this executable, is imported");
 
@@ -73,14 +84,19 @@ async fn sample(options: &Up, cluster: &up::Cluster, progress: Progress, exit: b
         .parse()
         .context("the Service's address")?;
     let answer = patient(|| demo_app::fetch(SocketAddr::new(address, 80), "/")).await?;
-    progress.step(format_args!("the Service answers at http://{address}/: {}", answer.trim()));
+    progress.step(format_args!(
+        "the Service answers at http://{address}/: {}",
+        answer.trim()
+    ));
     let name = format!("hello.{NAMESPACE}.svc.{}", options.cluster_domain);
     let path = format!("/peer?{name}");
     let answer = patient(|| demo_app::fetch(SocketAddr::new(address, 80), &path)).await?;
     progress.step(format_args!("a pod asked by name: {}", answer.trim()));
     let dns = SocketAddr::new(cluster.dns(), 53);
     let found = patient(|| demo_app::resolve(dns, &name)).await?;
-    progress.step(format_args!("cluster DNS at {dns} tells the host the same: {name} is {found}"));
+    progress.step(format_args!(
+        "cluster DNS at {dns} tells the host the same: {name} is {found}"
+    ));
 
     show(&client).await?;
     println!("\nexport KUBECONFIG={}\n", cluster.kubeconfig().display());
@@ -96,8 +112,14 @@ async fn apply(client: &kube::Client) -> anyhow::Result<()> {
     use serde::Deserialize as _;
     for document in serde_yaml_ng::Deserializer::from_str(MANIFEST) {
         let object = kube::api::DynamicObject::deserialize(document)?;
-        let types = object.types.clone().context("a document of the sample has no kind")?;
-        let (group, version) = types.api_version.split_once('/').unwrap_or(("", &types.api_version));
+        let types = object
+            .types
+            .clone()
+            .context("a document of the sample has no kind")?;
+        let (group, version) = types
+            .api_version
+            .split_once('/')
+            .unwrap_or(("", &types.api_version));
         let gvk = kube::core::GroupVersionKind::gvk(group, version, &types.kind);
         let resource = kube::api::ApiResource::from_gvk(&gvk);
         let api: Api<kube::api::DynamicObject> = match &object.metadata.namespace {
@@ -106,7 +128,13 @@ async fn apply(client: &kube::Client) -> anyhow::Result<()> {
         };
         api.create(&PostParams::default(), &object)
             .await
-            .with_context(|| format!("creating {} {}", types.kind, object.metadata.name.unwrap_or_default()))?;
+            .with_context(|| {
+                format!(
+                    "creating {} {}",
+                    types.kind,
+                    object.metadata.name.unwrap_or_default()
+                )
+            })?;
     }
     Ok(())
 }
@@ -119,7 +147,10 @@ async fn ready_pods(client: &kube::Client, progress: Progress) -> anyhow::Result
     let mut changes = Box::pin(watcher(api, watcher::Config::default()).applied_objects());
     let mut told = 0;
     while let Some(deployment) = changes.try_next().await? {
-        let ready = deployment.status.and_then(|status| status.ready_replicas).unwrap_or(0);
+        let ready = deployment
+            .status
+            .and_then(|status| status.ready_replicas)
+            .unwrap_or(0);
         if ready > told {
             progress.step(format_args!("{ready} of {REPLICAS} pods ready"));
             told = ready;
@@ -149,8 +180,13 @@ where
 
 /// What runs, as a person would ask.
 async fn show(client: &kube::Client) -> anyhow::Result<()> {
-    let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await?;
-    println!("\n{:<12} {:<32} {:<8} {:<16} NODE", "NAMESPACE", "POD", "PHASE", "IP");
+    let pods = Api::<Pod>::all(client.clone())
+        .list(&ListParams::default())
+        .await?;
+    println!(
+        "\n{:<12} {:<32} {:<8} {:<16} NODE",
+        "NAMESPACE", "POD", "PHASE", "IP"
+    );
     for pod in pods {
         let status = pod.status.unwrap_or_default();
         println!(
@@ -195,8 +231,11 @@ impl Archive {
         let manifest = serde_json::to_vec(&serde_json::json!([
             {"Config": config_name, "RepoTags": [IMAGE], "Layers": ["layer.tar"]},
         ]))?;
-        let this = Self { path: directory.join("demo-image.tar") };
-        let file = std::fs::File::create(&this.path).with_context(|| format!("cannot write {}", this.path.display()))?;
+        let this = Self {
+            path: directory.join("demo-image.tar"),
+        };
+        let file = std::fs::File::create(&this.path)
+            .with_context(|| format!("cannot write {}", this.path.display()))?;
         let mut archive = tar::Builder::new(file);
         append(&mut archive, "layer.tar", 0o644, &layer)?;
         append(&mut archive, &config_name, 0o644, &config)?;
@@ -213,9 +252,15 @@ impl Drop for Archive {
     }
 }
 
-fn append<W: std::io::Write>(to: &mut tar::Builder<W>, name: &str, mode: u32, content: &[u8]) -> anyhow::Result<()> {
+fn append<W: std::io::Write>(
+    to: &mut tar::Builder<W>,
+    name: &str,
+    mode: u32,
+    content: &[u8],
+) -> anyhow::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_mode(mode);
     header.set_size(content.len() as u64);
-    to.append_data(&mut header, name, content).context("cannot write the sample's image")
+    to.append_data(&mut header, name, content)
+        .context("cannot write the sample's image")
 }

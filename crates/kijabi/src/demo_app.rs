@@ -61,7 +61,11 @@ fn greeting() -> String {
         Ok(bytes) => format!("a secret of {} bytes", bytes.len()),
         Err(error) => format!("no secret ({error})"),
     };
-    format!("{} from {}, with {secret}\n", from_environment("GREETING"), from_environment("POD_NAME"))
+    format!(
+        "{} from {}, with {secret}\n",
+        from_environment("GREETING"),
+        from_environment("POD_NAME")
+    )
 }
 
 /// `/peer?<host>`: resolves the host with the pod's own resolv.conf and fetches its `/`.
@@ -81,7 +85,10 @@ async fn ask_peer(host: &str) -> anyhow::Result<String> {
 /// Asks one DNS server for the first IPv4 address of a name.
 pub(crate) async fn resolve(server: SocketAddr, host: &str) -> anyhow::Result<IpAddr> {
     let mut question = Message::query();
-    question.add_query(Query::query(Name::from_utf8(format!("{}.", host.trim_end_matches('.')))?, RecordType::A));
+    question.add_query(Query::query(
+        Name::from_utf8(format!("{}.", host.trim_end_matches('.')))?,
+        RecordType::A,
+    ));
     question.metadata.recursion_desired = true;
     let local: SocketAddr = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse()?;
     let socket = UdpSocket::bind(local).await?;
@@ -97,7 +104,10 @@ pub(crate) async fn resolve(server: SocketAddr, host: &str) -> anyhow::Result<Ip
             return Ok(IpAddr::V4(address.0));
         }
     }
-    bail!("{server} knows no address of {host} ({})", answer.metadata.response_code)
+    bail!(
+        "{server} knows no address of {host} ({})",
+        answer.metadata.response_code
+    )
 }
 
 /// One HTTP GET; the body of a 200.
@@ -106,8 +116,9 @@ pub(crate) async fn fetch(address: SocketAddr, path: &str) -> anyhow::Result<Str
         let stream = TcpStream::connect(address).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
-        let request =
-            Request::get(path).header(http::header::HOST, address.to_string()).body(Empty::<Bytes>::new())?;
+        let request = Request::get(path)
+            .header(http::header::HOST, address.to_string())
+            .body(Empty::<Bytes>::new())?;
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();

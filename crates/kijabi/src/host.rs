@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 /// The machine's name, as a node may be called.
 pub(crate) fn name() -> anyhow::Result<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the machine's name")?;
+    let name =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the machine's name")?;
     Ok(name.trim().to_lowercase())
 }
 
@@ -31,7 +32,11 @@ pub(crate) fn nth(range: IpNet, n: u32) -> anyhow::Result<IpAddr> {
         IpAddr::V4(base) => IpAddr::from(u32::from(base).wrapping_add(n).to_be_bytes()),
         IpAddr::V6(base) => IpAddr::from(u128::from(base).wrapping_add(n.into()).to_be_bytes()),
     };
-    if range.contains(&address) { Ok(address) } else { bail!("the range {range} has no address number {n}") }
+    if range.contains(&address) {
+        Ok(address)
+    } else {
+        bail!("the range {range} has no address number {n}")
+    }
 }
 
 #[cfg(test)]
@@ -41,7 +46,10 @@ mod tests {
     #[test]
     fn addresses_are_counted_within_their_range() {
         let range = |text: &str| text.parse::<IpNet>().unwrap();
-        assert_eq!(nth(range("10.43.0.0/16"), 10).unwrap(), IpAddr::from([10, 43, 0, 10]));
+        assert_eq!(
+            nth(range("10.43.0.0/16"), 10).unwrap(),
+            IpAddr::from([10, 43, 0, 10])
+        );
         assert_eq!(nth(range("fd00::/112"), 1).unwrap().to_string(), "fd00::1");
         assert!(nth(range("10.0.0.0/30"), 10).is_err());
     }

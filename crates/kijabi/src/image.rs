@@ -19,9 +19,16 @@ pub(crate) async fn run(command: Image) -> anyhow::Result<()> {
             let source = if path == Path::new("-") {
                 Source::Stdin
             } else {
-                Source::Path(path.canonicalize().with_context(|| format!("cannot open {}", path.display()))?)
+                Source::Path(
+                    path.canonicalize()
+                        .with_context(|| format!("cannot open {}", path.display()))?,
+                )
             };
-            for image in import(&mut clients, source, name.unwrap_or_default(), |line| eprintln!("{line}")).await? {
+            for image in import(&mut clients, source, name.unwrap_or_default(), |line| {
+                eprintln!("{line}")
+            })
+            .await?
+            {
                 println!("{image}");
             }
         }
@@ -44,16 +51,26 @@ pub(crate) async fn run(command: Image) -> anyhow::Result<()> {
         }
         ImageCommand::Remove { images } => {
             for image in images {
-                let spec = v1::ImageSpec { image: image.clone(), ..v1::ImageSpec::default() };
+                let spec = v1::ImageSpec {
+                    image: image.clone(),
+                    ..v1::ImageSpec::default()
+                };
                 let known = clients
                     .images
-                    .image_status(v1::ImageStatusRequest { image: Some(spec.clone()), verbose: false })
+                    .image_status(v1::ImageStatusRequest {
+                        image: Some(spec.clone()),
+                        verbose: false,
+                    })
                     .await
                     .map_err(plain)?;
                 if known.into_inner().image.is_none() {
                     bail!("no image {image} on this node");
                 }
-                clients.images.remove_image(v1::RemoveImageRequest { image: Some(spec) }).await.map_err(plain)?;
+                clients
+                    .images
+                    .remove_image(v1::RemoveImageRequest { image: Some(spec) })
+                    .await
+                    .map_err(plain)?;
                 println!("{image}");
             }
         }
@@ -70,9 +87,12 @@ pub(crate) enum Source {
 /// The clients of a running instance's embedded runtime.
 pub(crate) async fn connect(data_dir: &Path) -> anyhow::Result<cri::Clients> {
     let instance = Instance::open(data_dir)?;
-    cri::connect(instance.cri_socket())
-        .await
-        .with_context(|| format!("no running kijabi at {}; start it with `kijabi up`", data_dir.display()))
+    cri::connect(instance.cri_socket()).await.with_context(|| {
+        format!(
+            "no running kijabi at {}; start it with `kijabi up`",
+            data_dir.display()
+        )
+    })
 }
 
 /// Brings an archive in; the names (or ids) of what it held.
@@ -85,9 +105,23 @@ pub(crate) async fn import(
     let (head, stdin) = match source {
         Source::Path(path) => {
             let path = path.to_str().context("the path is not UTF-8")?.to_owned();
-            (ImportRequest { path, data: Bytes::new(), name }, false)
+            (
+                ImportRequest {
+                    path,
+                    data: Bytes::new(),
+                    name,
+                },
+                false,
+            )
         }
-        Source::Stdin => (ImportRequest { path: String::new(), data: Bytes::new(), name }, true),
+        Source::Stdin => (
+            ImportRequest {
+                path: String::new(),
+                data: Bytes::new(),
+                name,
+            },
+            true,
+        ),
     };
     let data = futures::stream::unfold(stdin, |more| async move {
         if !more {
@@ -95,7 +129,13 @@ pub(crate) async fn import(
         }
         // What cannot be read ends the archive, which the runtime then finds truncated.
         let data = tokio::task::spawn_blocking(read_chunk).await.ok()?.ok()?;
-        (!data.is_empty()).then_some((ImportRequest { data, ..ImportRequest::default() }, true))
+        (!data.is_empty()).then_some((
+            ImportRequest {
+                data,
+                ..ImportRequest::default()
+            },
+            true,
+        ))
     });
     let requests = futures::stream::once(async { head }).chain(data);
     let answer = clients.kijabi.import(requests).await.map_err(plain)?;
@@ -106,7 +146,10 @@ pub(crate) async fn import(
 fn read_chunk() -> std::io::Result<Bytes> {
     use std::io::Read as _;
     let mut data = Vec::with_capacity(CHUNK);
-    std::io::stdin().lock().take(CHUNK as u64).read_to_end(&mut data)?;
+    std::io::stdin()
+        .lock()
+        .take(CHUNK as u64)
+        .read_to_end(&mut data)?;
     Ok(data.into())
 }
 
@@ -126,12 +169,26 @@ async fn drain(
 }
 
 async fn list(clients: &mut cri::Clients) -> anyhow::Result<()> {
-    let images = clients.images.list_images(v1::ListImagesRequest::default()).await.map_err(plain)?.into_inner().images;
+    let images = clients
+        .images
+        .list_images(v1::ListImagesRequest::default())
+        .await
+        .map_err(plain)?
+        .into_inner()
+        .images;
     let mut rows: Vec<[String; 3]> = Vec::new();
     for image in images {
         let id: String = image.id.trim_start_matches("sha256:").chars().take(12).collect();
-        let names = if image.repo_tags.is_empty() { image.repo_digests } else { image.repo_tags };
-        let names = if names.is_empty() { vec!["<none>".to_owned()] } else { names };
+        let names = if image.repo_tags.is_empty() {
+            image.repo_digests
+        } else {
+            image.repo_tags
+        };
+        let names = if names.is_empty() {
+            vec!["<none>".to_owned()]
+        } else {
+            names
+        };
         rows.extend(names.into_iter().map(|name| [name, id.clone(), size(image.size)]));
     }
     rows.sort();
@@ -145,7 +202,11 @@ async fn list(clients: &mut cri::Clients) -> anyhow::Result<()> {
 
 fn size(bytes: u64) -> String {
     let mib = bytes as f64 / f64::from(1 << 20);
-    if mib < 0.1 { format!("{:.1} KiB", bytes as f64 / 1024.0) } else { format!("{mib:.1} MiB") }
+    if mib < 0.1 {
+        format!("{:.1} KiB", bytes as f64 / 1024.0)
+    } else {
+        format!("{mib:.1} MiB")
+    }
 }
 
 /// A gRPC answer's message without its wrapping.

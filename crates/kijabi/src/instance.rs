@@ -104,9 +104,15 @@ impl Instance {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
         }
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id())).with_context(
-            || format!("the data directory {} cannot be written (full or read-only?)", self.root.display()),
-        )?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| write!(file, "{}", std::process::id()))
+            .with_context(|| {
+                format!(
+                    "the data directory {} cannot be written (full or read-only?)",
+                    self.root.display()
+                )
+            })?;
         Ok(Lock { _file: file })
     }
 
@@ -117,7 +123,11 @@ impl Instance {
     }
 
     pub(crate) fn write_running(&self, running: &Running) -> anyhow::Result<()> {
-        write_atomically(&self.root.join("instance.json"), &serde_json::to_vec_pretty(running)?, 0o644)
+        write_atomically(
+            &self.root.join("instance.json"),
+            &serde_json::to_vec_pretty(running)?,
+            0o644,
+        )
     }
 
     /// What the last (or present) `up` said of itself.
@@ -136,11 +146,18 @@ impl Instance {
 /// Writes a whole file or nothing: a crash in between leaves the old one.
 pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let parent = path.parent().context("a path with a parent directory is needed")?;
+    let parent = path
+        .parent()
+        .context("a path with a parent directory is needed")?;
     std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let temporary = path.with_extension("tmp");
     let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)
@@ -151,9 +168,13 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> anyhow
 /// FNV-1a of the path, folded to 24 bits.
 fn instance_id(root: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    let hash = root.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = root
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     format!("{:06x}", (hash ^ (hash >> 24) ^ (hash >> 48)) & 0x00ff_ffff)
 }
 

@@ -39,9 +39,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         _ => "error",
     };
     let filter = tracing_subscriber::EnvFilter::try_new(log)?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     // Libraries that speak TLS on their own (image pulls) use the cryptography we use.
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
         tracing::debug!("a TLS provider was installed before");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -53,13 +53,17 @@ impl Node {
         progress: &Progress,
     ) -> anyhow::Result<Self> {
         let names = Names::new(instance.id())?;
-        let host = Host::kernel().context("cannot reach the kernel's network; `kijabi check` says what is missing")?;
+        let host = Host::kernel()
+            .context("cannot reach the kernel's network; `kijabi check` says what is missing")?;
         let pods = open_network(options, instance, &names, host.clone())?;
         let (runtime, socket) = match &options.container_runtime_endpoint {
             Some(socket) => (None, socket.clone()),
             None => {
                 let started = Runtime::start(runtime_config(options, instance), Arc::new(pods.clone())).await;
-                (Some(started.context("cannot start the container runtime")?), instance.cri_socket())
+                (
+                    Some(started.context("cannot start the container runtime")?),
+                    instance.cri_socket(),
+                )
             }
         };
         progress.step("container runtime ready");
@@ -70,7 +74,11 @@ impl Node {
                 names,
                 node_name: place.node_name.to_owned(),
                 node_ips: vec![place.node_ip],
-                families: vec![if place.node_ip.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }],
+                families: vec![if place.node_ip.is_ipv4() {
+                    IpFamily::V4
+                } else {
+                    IpFamily::V6
+                }],
                 table: TableOptions {
                     cluster_cidrs: vec![options.cluster_cidr],
                     service_cidrs: vec![options.service_cidr],
@@ -81,14 +89,26 @@ impl Node {
                 min_interval: Duration::from_millis(20),
             },
         );
-        let kubelet = Kubelet::start(kubelet_config(options, instance, pki, place, socket, control_plane)?)
-            .await
-            .context("cannot start the kubelet")?;
+        let kubelet = Kubelet::start(kubelet_config(
+            options,
+            instance,
+            pki,
+            place,
+            socket,
+            control_plane,
+        )?)
+        .await
+        .context("cannot start the kubelet")?;
         ready(control_plane, place.node_name).await?;
         progress.step(format_args!("node {} ready", place.node_name));
         let dns = start_dns(options, place, &pods, control_plane).await?;
         progress.step(format_args!("cluster DNS ready on {}", place.dns));
-        Ok(Self { kubelet, runtime, proxy, dns })
+        Ok(Self {
+            kubelet,
+            runtime,
+            proxy,
+            dns,
+        })
     }
 
     /// Stops everything but the pods.
@@ -106,12 +126,20 @@ impl Node {
 pub(crate) async fn within(what: &str, stop: impl Future<Output = ()>) {
     const PATIENCE: Duration = Duration::from_secs(5);
     if tokio::time::timeout(PATIENCE, stop).await.is_err() {
-        tracing::warn!("{what} did not stop within {} s and is left behind", PATIENCE.as_secs());
+        tracing::warn!(
+            "{what} did not stop within {} s and is left behind",
+            PATIENCE.as_secs()
+        );
     }
 }
 
 /// The pod network of an instance; also what `down` takes away with.
-pub(crate) fn open_network(options: &Up, instance: &Instance, names: &Names, host: Host) -> anyhow::Result<BridgeNetwork> {
+pub(crate) fn open_network(
+    options: &Up,
+    instance: &Instance,
+    names: &Names,
+    host: Host,
+) -> anyhow::Result<BridgeNetwork> {
     let state = network::pod::state_dir(&instance.agent());
     std::fs::create_dir_all(&state).with_context(|| format!("cannot create {}", state.display()))?;
     BridgeNetwork::open(
@@ -129,7 +157,11 @@ pub(crate) fn open_network(options: &Up, instance: &Instance, names: &Names, hos
 
 /// How the embedded runtime of an instance is told.
 pub(crate) fn runtime_config(options: &Up, instance: &Instance) -> runtime::Config {
-    let mut config = runtime::Config::new(instance.agent().join("runtime"), instance.cri_socket(), instance.id());
+    let mut config = runtime::Config::new(
+        instance.agent().join("runtime"),
+        instance.cri_socket(),
+        instance.id(),
+    );
     config.registries.insecure.clone_from(&options.insecure_registry);
     config
 }
@@ -188,8 +220,14 @@ async fn ready(control_plane: &ControlPlane, name: &str) -> anyhow::Result<()> {
     let wait = async {
         let mut last = String::from("it was never registered");
         while let Some(node) = changes.try_next().await? {
-            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-            if let Some(condition) = conditions.into_iter().find(|condition| condition.type_ == "Ready") {
+            let conditions = node
+                .status
+                .and_then(|status| status.conditions)
+                .unwrap_or_default();
+            if let Some(condition) = conditions
+                .into_iter()
+                .find(|condition| condition.type_ == "Ready")
+            {
                 if condition.status == "True" {
                     return Ok(());
                 }
@@ -198,7 +236,9 @@ async fn ready(control_plane: &ControlPlane, name: &str) -> anyhow::Result<()> {
         }
         bail!("the node is not ready: {last}")
     };
-    tokio::time::timeout(Duration::from_secs(60), wait).await.context("the node was not ready after 60 s")?
+    tokio::time::timeout(Duration::from_secs(60), wait)
+        .await
+        .context("the node was not ready after 60 s")?
 }
 
 /// Serves DNS on the bridge, and makes it the `kube-dns` Service.
@@ -208,7 +248,10 @@ async fn start_dns(
     pods: &BridgeNetwork,
     control_plane: &ControlPlane,
 ) -> anyhow::Result<dns::Server> {
-    let listen = *pods.gateways().first().context("the pod network has no address on this node yet")?;
+    let listen = *pods
+        .gateways()
+        .first()
+        .context("the pod network has no address on this node yet")?;
     let server = dns::Server::start(
         &control_plane.informers,
         dns::Options {
@@ -250,4 +293,3 @@ async fn start_dns(
         .context("publishing cluster DNS")?;
     Ok(server)
 }
-

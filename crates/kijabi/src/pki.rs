@@ -38,7 +38,10 @@ impl Pki {
     pub(crate) fn load_or_create(dir: &Path, names: &Names, now: Timestamp) -> anyhow::Result<Self> {
         let authority = match read(dir, "ca")? {
             Some(identity) => Authority::load(identity).with_context(|| {
-                format!("the authority in {} is damaged; restore it, or start with a new --data-dir", dir.display())
+                format!(
+                    "the authority in {} is damaged; restore it, or start with a new --data-dir",
+                    dir.display()
+                )
             })?,
             None => {
                 let authority = Authority::generate("kubernetes-ca", now)?;
@@ -97,7 +100,13 @@ fn server_leaf(names: &Names) -> Leaf {
     Leaf::server("kube-apiserver", dns_names, addresses)
 }
 
-fn leaf_identity(dir: &Path, file: &str, authority: &Authority, leaf: &Leaf, now: Timestamp) -> anyhow::Result<Identity> {
+fn leaf_identity(
+    dir: &Path,
+    file: &str,
+    authority: &Authority,
+    leaf: &Leaf,
+    now: Timestamp,
+) -> anyhow::Result<Identity> {
     if let Some(identity) = read(dir, file)?
         && !identity.due_for_renewal(now)
         && identity.covers(&leaf.dns_names, &leaf.addresses)
@@ -127,7 +136,11 @@ fn read(dir: &Path, name: &str) -> anyhow::Result<Option<Identity>> {
 
 fn write(dir: &Path, name: &str, identity: &Identity) -> anyhow::Result<()> {
     write_atomically(&dir.join(format!("{name}.key")), identity.key.as_bytes(), 0o600)?;
-    write_atomically(&dir.join(format!("{name}.crt")), identity.certificate.as_bytes(), 0o644)
+    write_atomically(
+        &dir.join(format!("{name}.crt")),
+        identity.certificate.as_bytes(),
+        0o644,
+    )
 }
 
 #[cfg(test)]
@@ -154,7 +167,10 @@ mod tests {
         let mut moved = names();
         moved.node_ip = IpAddr::from([10, 0, 0, 2]);
         let third = Pki::load_or_create(dir.path(), &moved, now).unwrap();
-        assert!(third.server != first.server, "the new address needs a new certificate");
+        assert!(
+            third.server != first.server,
+            "the new address needs a new certificate"
+        );
         assert!(third.authority == first.authority && third.administrator == first.administrator);
     }
 }

@@ -11,7 +11,9 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn start() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 
     pub(crate) fn step(&self, text: impl std::fmt::Display) {

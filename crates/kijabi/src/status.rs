@@ -14,7 +14,10 @@ pub(crate) async fn run(options: &DataDir) -> anyhow::Result<ExitCode> {
     let instance = match Instance::open(directory) {
         Ok(instance) if instance.is_running() => instance,
         _ => {
-            println!("kijabi does not run at {}; start it with `kijabi up`", directory.display());
+            println!(
+                "kijabi does not run at {}; start it with `kijabi up`",
+                directory.display()
+            );
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -22,12 +25,19 @@ pub(crate) async fn run(options: &DataDir) -> anyhow::Result<ExitCode> {
         println!("kijabi is starting at {}", directory.display());
         return Ok(ExitCode::FAILURE);
     };
-    println!("kijabi {} runs (pid {}), data in {}", running.version, running.pid, directory.display());
+    println!(
+        "kijabi {} runs (pid {}), data in {}",
+        running.version,
+        running.pid,
+        directory.display()
+    );
     println!("API server  {}", running.api_server);
     println!("kubeconfig  {}", running.kubeconfig.display());
     let ask = async {
         let client = client::remote(&running.kubeconfig).await?;
-        let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?;
+        let nodes = Api::<Node>::all(client.clone())
+            .list(&ListParams::default())
+            .await?;
         let pods = Api::<Pod>::all(client).list(&ListParams::default()).await?;
         anyhow::Ok((nodes, pods))
     };
@@ -35,12 +45,25 @@ pub(crate) async fn run(options: &DataDir) -> anyhow::Result<ExitCode> {
         .await
         .context("the API server does not answer within 5 s")??;
     for node in nodes {
-        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-        let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let conditions = node
+            .status
+            .and_then(|status| status.conditions)
+            .unwrap_or_default();
+        let ready = conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
         let name = node.metadata.name.unwrap_or_default();
-        println!("node        {name} ({})", if ready { "Ready" } else { "NotReady" });
+        println!(
+            "node        {name} ({})",
+            if ready { "Ready" } else { "NotReady" }
+        );
     }
-    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
+    let phase = |pod: &Pod| {
+        pod.status
+            .as_ref()
+            .and_then(|status| status.phase.clone())
+            .unwrap_or_default()
+    };
     let of = |wanted: &str| pods.iter().filter(|pod| phase(pod) == wanted).count();
     println!(
         "pods        {} ({} running, {} pending, {} failed)",

@@ -19,14 +19,22 @@ pub(crate) async fn run(options: &Down, progress: &Progress) -> anyhow::Result<(
     }
     let instance = Instance::open(data_dir)?;
     let Ok(lock) = instance.lock() else {
-        let pid = instance.read_running()?.map_or_else(|| "?".to_owned(), |running| running.pid.to_string());
+        let pid = instance
+            .read_running()?
+            .map_or_else(|| "?".to_owned(), |running| running.pid.to_string());
         bail!("kijabi still runs here (pid {pid}); stop it first (Ctrl-C, or `systemctl stop kijabi`)");
     };
     let mut up = Up::usual();
     up.data_dir.data_dir.clone_from(data_dir);
     if let Some(running) = instance.read_running()? {
-        up.cluster_cidr = running.cluster_cidr.parse().context("instance.json: clusterCidr")?;
-        up.service_cidr = running.service_cidr.parse().context("instance.json: serviceCidr")?;
+        up.cluster_cidr = running
+            .cluster_cidr
+            .parse()
+            .context("instance.json: clusterCidr")?;
+        up.service_cidr = running
+            .service_cidr
+            .parse()
+            .context("instance.json: serviceCidr")?;
     }
     let names = Names::new(instance.id())?;
     let host = Host::kernel().context("cannot reach the kernel's network")?;
@@ -36,12 +44,17 @@ pub(crate) async fn run(options: &Down, progress: &Progress) -> anyhow::Result<(
         .context("cannot remove every pod; run `kijabi down` again")?;
     progress.step("pods removed");
     let taken = network::cleanup(&host, &names, &network::pod::state_dir(&instance.agent()))?;
-    progress.step(format_args!("{} links and {} tables removed", taken.links.len(), taken.tables.len()));
+    progress.step(format_args!(
+        "{} links and {} tables removed",
+        taken.links.len(),
+        taken.tables.len()
+    ));
     remove_cgroups(&instance)?;
     unmount_below(instance.root())?;
     let pods_dir = instance.agent().join("pods");
     if pods_dir.exists() {
-        std::fs::remove_dir_all(&pods_dir).with_context(|| format!("cannot remove {}", pods_dir.display()))?;
+        std::fs::remove_dir_all(&pods_dir)
+            .with_context(|| format!("cannot remove {}", pods_dir.display()))?;
     }
     if options.purge {
         drop(lock);
@@ -53,7 +66,9 @@ pub(crate) async fn run(options: &Down, progress: &Progress) -> anyhow::Result<(
 }
 
 fn remove_cgroups(instance: &Instance) -> anyhow::Result<()> {
-    let Ok(cgroups) = KernelCgroups::detect() else { return Ok(()) };
+    let Ok(cgroups) = KernelCgroups::detect() else {
+        return Ok(());
+    };
     let parent = linux::cgroup::CgroupPath::new(&node::cgroup_parent(instance))?;
     linux::cgroup::Cgroups::remove(&cgroups, &parent)
         .with_context(|| format!("cannot remove the control groups below {parent}"))
@@ -61,5 +76,7 @@ fn remove_cgroups(instance: &Instance) -> anyhow::Result<()> {
 
 /// Volumes and root file systems whose pod is gone.
 fn unmount_below(root: &Path) -> anyhow::Result<()> {
-    linux::mount::unmount_under(&linux::Kernel, root).map(drop).with_context(|| format!("cannot unmount what is below {}", root.display()))
+    linux::mount::unmount_under(&linux::Kernel, root)
+        .map(drop)
+        .with_context(|| format!("cannot unmount what is below {}", root.display()))
 }

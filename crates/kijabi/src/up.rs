@@ -62,7 +62,10 @@ pub(crate) async fn start(options: &Up, progress: Progress) -> anyhow::Result<Cl
     };
     let wrong = machinery::names::dns1123_subdomain(&node_name);
     if !wrong.is_empty() {
-        bail!("{node_name:?} is no node name: {}; choose one with --node-name", wrong.join("; "));
+        bail!(
+            "{node_name:?} is no node name: {}; choose one with --node-name",
+            wrong.join("; ")
+        );
     }
     let node_ip = match options.node_ip {
         Some(address) => address,
@@ -71,7 +74,10 @@ pub(crate) async fn start(options: &Up, progress: Progress) -> anyhow::Result<Cl
     let service_ip = host::nth(options.service_cidr, 1)?;
     let dns = match options.cluster_dns {
         Some(address) if !options.service_cidr.contains(&address) => {
-            bail!("--cluster-dns {address} is not in --service-cidr {}", options.service_cidr)
+            bail!(
+                "--cluster-dns {address} is not in --service-cidr {}",
+                options.service_cidr
+            )
         }
         Some(address) => address,
         None => host::nth(options.service_cidr, 10)?,
@@ -106,7 +112,11 @@ pub(crate) async fn start(options: &Up, progress: Progress) -> anyhow::Result<Cl
         cluster_cidr: options.cluster_cidr.to_string(),
         service_cidr: options.service_cidr.to_string(),
     })?;
-    let place = crate::node::Place { node_name: &node_name, node_ip, dns };
+    let place = crate::node::Place {
+        node_name: &node_name,
+        node_ip,
+        dns,
+    };
     let node = match Node::start(options, &instance, &pki, &place, &control_plane, &progress).await {
         Ok(node) => node,
         Err(error) => {
@@ -114,13 +124,22 @@ pub(crate) async fn start(options: &Up, progress: Progress) -> anyhow::Result<Cl
             return Err(error);
         }
     };
-    Ok(Cluster { control_plane, node, kubeconfig, dns, _lock: lock })
+    Ok(Cluster {
+        control_plane,
+        node,
+        kubeconfig,
+        dns,
+        _lock: lock,
+    })
 }
 
 impl Cluster {
     /// A client that may do everything.
     pub(crate) fn client(&self) -> kube::Client {
-        self.control_plane.server.client(UserInfo::authenticated("system:admin", &["system:masters"]), "kijabi")
+        self.control_plane.server.client(
+            UserInfo::authenticated("system:admin", &["system:masters"]),
+            "kijabi",
+        )
     }
 
     pub(crate) fn kubeconfig(&self) -> &Path {
@@ -159,8 +178,17 @@ async fn listen(options: &Up) -> anyhow::Result<TcpListener> {
 }
 
 fn write_kubeconfig(options: &Up, instance: &Instance, pki: &Pki, server: &str) -> anyhow::Result<PathBuf> {
-    let path = options.write_kubeconfig.clone().unwrap_or_else(|| instance.root().join("kubeconfig.yaml"));
-    let text = wire::certs::kubeconfig("kijabi", "system:admin", server, &pki.authority, &pki.administrator);
+    let path = options
+        .write_kubeconfig
+        .clone()
+        .unwrap_or_else(|| instance.root().join("kubeconfig.yaml"));
+    let text = wire::certs::kubeconfig(
+        "kijabi",
+        "system:admin",
+        server,
+        &pki.authority,
+        &pki.administrator,
+    );
     write_atomically(&path, text.as_bytes(), options.write_kubeconfig_mode)?;
     Ok(path)
 }

@@ -26,7 +26,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             _ => return Err(USAGE.into()),
         }
     }
-    let (Some(from), Some(to), Some(kind)) = (from, to, kind) else { return Err(USAGE.into()) };
+    let (Some(from), Some(to), Some(kind)) = (from, to, kind) else {
+        return Err(USAGE.into());
+    };
     let (group_version, kind) = kind.rsplit_once('/').ok_or(USAGE)?;
     let gvk = GroupVersion::parse(group_version).ok_or(USAGE)?.with_kind(kind);
     let types: &Types = api::types();
@@ -50,4 +52,5 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-const USAGE: &str = "usage: transcode --from json|yaml|protobuf --to json|yaml|protobuf --type GROUP/VERSION/KIND";
+const USAGE: &str =
+    "usage: transcode --from json|yaml|protobuf --to json|yaml|protobuf --type GROUP/VERSION/KIND";

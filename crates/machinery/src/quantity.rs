@@ -23,7 +23,7 @@ pub enum Format {
 }
 
 /// A number as resources are counted in.
-#[derive(Debug, Clone, Copy, Hash)]
+#[derive(Debug, Clone, Copy)]
 pub struct Quantity {
     nanos: i128,
     format: Format,

@@ -19,7 +19,9 @@ pub struct Node {
 
 impl Default for Node {
     fn default() -> Self {
-        let role = bootstrap::objects().into_iter().find(|object| meta::name(object) == "system:node");
+        let role = bootstrap::objects()
+            .into_iter()
+            .find(|object| meta::name(object) == "system:node");
         let rules = role
             .as_ref()
             .and_then(|role| role.get("rules"))
@@ -34,7 +36,9 @@ impl Default for Node {
 
 /// The node's name, if the user is one.
 pub fn node_name(user: &UserInfo) -> Option<&str> {
-    user.name.strip_prefix("system:node:").filter(|name| !name.is_empty() && user.in_group("system:nodes"))
+    user.name
+        .strip_prefix("system:node:")
+        .filter(|name| !name.is_empty() && user.in_group("system:nodes"))
 }
 
 #[async_trait]
@@ -70,7 +74,9 @@ mod tests {
             (&node, "create", "apps", "deployments", false),
             (&other, "create", "", "nodes", false),
         ] {
-            let decision = authorizer.authorize(&Attributes::resource(user, verb, group, resource)).await;
+            let decision = authorizer
+                .authorize(&Attributes::resource(user, verb, group, resource))
+                .await;
             assert_eq!(matches!(decision, Decision::Allow), allowed, "{verb} {resource}");
         }
     }

@@ -16,7 +16,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["machinery", "api", "wire"]),
     ("resources", &["machinery", "api"]),
     ("access", &["machinery", "api", "client", "wire", "resources"]),
-    ("apiserver", &["machinery", "api", "store", "wire", "client", "resources", "access"]),
+    (
+        "apiserver",
+        &[
+            "machinery",
+            "api",
+            "store",
+            "wire",
+            "client",
+            "resources",
+            "access",
+        ],
+    ),
     ("controllers", &["machinery", "client"]),
     ("scheduler", &["machinery", "client"]),
     ("kubelet", &["machinery", "client", "cri", "linux", "wire"]),
@@ -30,29 +41,83 @@ const WIRING: &[&str] = &["kijabi", "testkit"];
 
 /// Families: the folder whose every file or folder is one item, and the file that lists the items.
 const FAMILIES: &[(&str, &str)] = &[
-    ("crates/access/src/admission/plugins", "crates/access/src/admission/plugins/mod.rs"),
-    ("crates/access/src/authentication", "crates/access/src/authentication/mod.rs"),
-    ("crates/access/src/authorization", "crates/access/src/authorization/mod.rs"),
-    ("crates/resources/src/admissionregistration", "crates/resources/src/admissionregistration/mod.rs"),
-    ("crates/resources/src/apiextensions", "crates/resources/src/apiextensions/mod.rs"),
-    ("crates/resources/src/apiregistration", "crates/resources/src/apiregistration/mod.rs"),
+    (
+        "crates/access/src/admission/plugins",
+        "crates/access/src/admission/plugins/mod.rs",
+    ),
+    (
+        "crates/access/src/authentication",
+        "crates/access/src/authentication/mod.rs",
+    ),
+    (
+        "crates/access/src/authorization",
+        "crates/access/src/authorization/mod.rs",
+    ),
+    (
+        "crates/resources/src/admissionregistration",
+        "crates/resources/src/admissionregistration/mod.rs",
+    ),
+    (
+        "crates/resources/src/apiextensions",
+        "crates/resources/src/apiextensions/mod.rs",
+    ),
+    (
+        "crates/resources/src/apiregistration",
+        "crates/resources/src/apiregistration/mod.rs",
+    ),
     ("crates/resources/src/apps", "crates/resources/src/apps/mod.rs"),
-    ("crates/resources/src/autoscaling", "crates/resources/src/autoscaling/mod.rs"),
+    (
+        "crates/resources/src/autoscaling",
+        "crates/resources/src/autoscaling/mod.rs",
+    ),
     ("crates/resources/src/batch", "crates/resources/src/batch/mod.rs"),
-    ("crates/resources/src/certificates", "crates/resources/src/certificates/mod.rs"),
-    ("crates/resources/src/coordination", "crates/resources/src/coordination/mod.rs"),
+    (
+        "crates/resources/src/certificates",
+        "crates/resources/src/certificates/mod.rs",
+    ),
+    (
+        "crates/resources/src/coordination",
+        "crates/resources/src/coordination/mod.rs",
+    ),
     ("crates/resources/src/core", "crates/resources/src/core/mod.rs"),
-    ("crates/resources/src/discovery", "crates/resources/src/discovery/mod.rs"),
-    ("crates/resources/src/events", "crates/resources/src/events/mod.rs"),
-    ("crates/resources/src/flowcontrol", "crates/resources/src/flowcontrol/mod.rs"),
-    ("crates/resources/src/networking", "crates/resources/src/networking/mod.rs"),
+    (
+        "crates/resources/src/discovery",
+        "crates/resources/src/discovery/mod.rs",
+    ),
+    (
+        "crates/resources/src/events",
+        "crates/resources/src/events/mod.rs",
+    ),
+    (
+        "crates/resources/src/flowcontrol",
+        "crates/resources/src/flowcontrol/mod.rs",
+    ),
+    (
+        "crates/resources/src/networking",
+        "crates/resources/src/networking/mod.rs",
+    ),
     ("crates/resources/src/node", "crates/resources/src/node/mod.rs"),
-    ("crates/resources/src/policy", "crates/resources/src/policy/mod.rs"),
+    (
+        "crates/resources/src/policy",
+        "crates/resources/src/policy/mod.rs",
+    ),
     ("crates/resources/src/rbac", "crates/resources/src/rbac/mod.rs"),
-    ("crates/resources/src/resource", "crates/resources/src/resource/mod.rs"),
-    ("crates/resources/src/scheduling", "crates/resources/src/scheduling/mod.rs"),
-    ("crates/resources/src/storage", "crates/resources/src/storage/mod.rs"),
-    ("crates/scheduler/src/plugins", "crates/scheduler/src/plugins/mod.rs"),
+    (
+        "crates/resources/src/resource",
+        "crates/resources/src/resource/mod.rs",
+    ),
+    (
+        "crates/resources/src/scheduling",
+        "crates/resources/src/scheduling/mod.rs",
+    ),
+    (
+        "crates/resources/src/storage",
+        "crates/resources/src/storage/mod.rs",
+    ),
+    (
+        "crates/scheduler/src/plugins",
+        "crates/scheduler/src/plugins/mod.rs",
+    ),
     ("crates/kubelet/src/volumes", "crates/kubelet/src/volumes/mod.rs"),
 ];
 
@@ -83,8 +148,12 @@ fn arrows_point_down() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    let known: BTreeSet<String> =
-        ARROWS.iter().map(|(name, _)| *name).chain(WIRING.iter().copied()).map(str::to_owned).collect();
+    let known: BTreeSet<String> = ARROWS
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(WIRING.iter().copied())
+        .map(str::to_owned)
+        .collect();
     assert_eq!(crates, known, "every crate has its line in ARROWS");
     let mut wrong = Vec::new();
     for (name, allowed) in ARROWS {
@@ -95,14 +164,20 @@ fn arrows_point_down() {
             }
         }
     }
-    assert!(wrong.is_empty(), "arrows that ARCHITECTURE.md does not allow: {wrong:?}");
+    assert!(
+        wrong.is_empty(),
+        "arrows that ARCHITECTURE.md does not allow: {wrong:?}"
+    );
 }
 
 #[test]
 fn architecture_names_every_crate() {
     let text = read(&root().join("ARCHITECTURE.md"));
     for (name, _) in ARROWS {
-        assert!(text.contains(&format!("`{name}`")), "ARCHITECTURE.md does not name the crate {name}");
+        assert!(
+            text.contains(&format!("`{name}`")),
+            "ARCHITECTURE.md does not name the crate {name}"
+        );
     }
 }
 
@@ -134,6 +209,9 @@ fn unsafe_code_stays_in_one_crate() {
     for (name, _) in ARROWS {
         let manifest = read(&root().join("crates").join(name).join("Cargo.toml"));
         let inherits = manifest.contains("[lints]\nworkspace = true");
-        assert!(inherits || *name == "linux", "{name} must inherit the workspace lints, which forbid unsafe code");
+        assert!(
+            inherits || *name == "linux",
+            "{name} must inherit the workspace lints, which forbid unsafe code"
+        );
     }
 }
