@@ -15,8 +15,13 @@ const VALUE: usize = 1024;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    if let (Some("start"), Some(dir)) = (std::env::args().nth(1).as_deref(), std::env::args().nth(2)) {
-        return start(Path::new(&dir)).await;
+    if let (Some(what), Some(dir)) = (std::env::args().nth(1), std::env::args().nth(2)) {
+        let dir = Path::new(&dir);
+        return if what == "die" {
+            die(dir).await
+        } else {
+            start(dir).await
+        };
     }
     let dir = std::env::args()
         .nth(1)
@@ -52,9 +57,10 @@ async fn scenarios(dir: &Path) -> anyhow::Result<()> {
         }
     });
     for (in_flight, count) in [(1, 5_000), (8, 40_000), (32, 100_000), (256, 100_000)] {
-        let run = creates(&store, in_flight, count).await?;
-        println!("{run}");
+        println!("{}", creates(&store, in_flight, count, Duration::ZERO).await?);
     }
+    // As an API server with its client on the same machine asks: 32 in flight, most of them elsewhere.
+    println!("{}", creates(&store, 32, 50_000, Duration::from_millis(4)).await?);
     println!(
         r#"{{"scenario":"update of one key","in_flight":1,{}}}"#,
         updates(&store).await?
@@ -88,18 +94,29 @@ async fn scenarios(dir: &Path) -> anyhow::Result<()> {
         anyhow::ensure!(status.success(), "the process that starts a store failed");
     }
     let store = Embedded::open(dir, Options::default()).await?;
-    // The same files as a crash would leave them: nothing writes to them now.
-    store.txn(Txn::put("/a", "x")).await?;
-    let copy = dir.join("copy");
-    std::fs::create_dir(&copy)?;
-    for file in ["store.redb", "log.0", "log.1"] {
-        std::fs::copy(dir.join(file), copy.join(file))?;
-    }
+    // A process that dies in the middle.
+    store.close().await?;
+    drop(store);
+    let status = std::process::Command::new(std::env::current_exe()?)
+        .arg("die")
+        .arg(dir)
+        .status()?;
+    anyhow::ensure!(!status.success(), "it was to die");
     let begin = Instant::now();
-    let crashed = Embedded::open(&copy, Options::default()).await?;
+    let store = Embedded::open(dir, Options::default()).await?;
     println!(r#"{{"scenario":"start after a crash","ms":{:.2}}}"#, ms(begin));
-    crashed.close().await?;
     Ok(store.close().await?)
+}
+
+/// Leaves a log for the next start to read.
+async fn die(dir: &Path) -> anyhow::Result<()> {
+    let store = Embedded::open(dir, Options::default()).await?;
+    for number in 0..1500 {
+        store
+            .txn(Txn::put(format!("/registry/last/{number}"), vec![7; VALUE]))
+            .await?;
+    }
+    std::process::abort()
 }
 
 async fn start(dir: &Path) -> anyhow::Result<()> {
@@ -119,7 +136,12 @@ async fn start(dir: &Path) -> anyhow::Result<()> {
     Ok(store.close().await?)
 }
 
-async fn creates(store: &Arc<dyn Store>, in_flight: usize, count: usize) -> anyhow::Result<String> {
+async fn creates(
+    store: &Arc<dyn Store>,
+    in_flight: usize,
+    count: usize,
+    pause: Duration,
+) -> anyhow::Result<String> {
     let (cpu, written, calls, begin) = (cpu(), written(), calls(), Instant::now());
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = tokio::task::JoinSet::new();
@@ -134,7 +156,9 @@ async fn creates(store: &Arc<dyn Store>, in_flight: usize, count: usize) -> anyh
                 }
                 // Names as random as those of pods.
                 let name = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                let key = format!("/registry/pods/default/pod-{in_flight}-{name:016x}");
+                let kind = if pause.is_zero() { "pod" } else { "paced" };
+                let key = format!("/registry/pods/default/{kind}-{in_flight}-{name:016x}");
+                tokio::time::sleep(pause).await;
                 let begin = Instant::now();
                 assert!(
                     store
@@ -154,7 +178,8 @@ async fn creates(store: &Arc<dyn Store>, in_flight: usize, count: usize) -> anyh
     took.sort_unstable();
     let us = |share: usize| took[took.len() * share / 1000].as_micros();
     Ok(format!(
-        r#"{{"scenario":"create 1 KiB","in_flight":{in_flight},"per_second":{:.0},"p50_us":{},"p99_us":{},"max_us":{},"cpu_us_per_write":{:.1},"bytes_written_per_write":{},"write_calls_per_write":{:.2}}}"#,
+        r#"{{"scenario":"create 1 KiB","in_flight":{in_flight},"pause_ms":{},"per_second":{:.0},"p50_us":{},"p99_us":{},"max_us":{},"cpu_us_per_write":{:.1},"bytes_written_per_write":{},"write_calls_per_write":{:.2}}}"#,
+        pause.as_millis(),
         count as f64 / seconds,
         us(500),
         us(990),

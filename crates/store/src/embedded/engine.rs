@@ -55,6 +55,9 @@ impl Default for Options {
 }
 
 /// The embedded engine. Dropping it closes it.
+///
+/// It answers from threads of its own, which a paused tokio clock does not wait for: a test on a virtual clock
+/// takes [`Memory`](crate::Memory).
 #[derive(Debug)]
 pub struct Embedded {
     shared: Arc<Shared>,

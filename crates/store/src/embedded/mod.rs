@@ -30,6 +30,7 @@ mod inbox;
 mod index;
 mod keeper;
 mod log;
+mod opening;
 mod record;
 mod storage;
 mod writer;

@@ -10,8 +10,9 @@
 //! [`Storage::reopen`]. A panic inside `redb` (it asserts on damaged pages) is caught and reported
 //! as corruption.
 
-use super::disk::{Disk, DiskFile, TABLES};
+use super::disk::{Disk, TABLES};
 use super::index::History;
+use super::opening::{guarded, open_database};
 use super::record::{
     Entry, Position, Record, Version, decode_event, decode_value, encode_event, encode_value,
 };
@@ -21,28 +22,25 @@ use parking_lot::{Mutex, RwLock};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 use redb::{TableDefinition, WriteTransaction};
 use std::cell::OnceCell;
-use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Counts up when what is on disk can no longer be read by the version before.
 pub(crate) const FORMAT: u64 = 1;
 
-const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
-const VALUES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("values");
+pub(crate) const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
+pub(crate) const VALUES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("values");
 /// Time to live in seconds.
-const LEASES: TableDefinition<'_, u64, u64> = TableDefinition::new("leases");
-const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("state");
+pub(crate) const LEASES: TableDefinition<'_, u64, u64> = TableDefinition::new("leases");
+pub(crate) const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("state");
 
-const FORMAT_KEY: &str = "format";
+pub(crate) const FORMAT_KEY: &str = "format";
 const COMPACT_KEY: &str = "compact-revision";
 const PURGED_KEY: &str = "purged-to";
 const NEXT_LEASE_KEY: &str = "next-lease";
 const SEQUENCE_KEY: &str = "log-sequence";
-const SECRET_KEY: &str = "log-secret";
+pub(crate) const SECRET_KEY: &str = "log-secret";
 
 /// What one commit makes durable.
 #[derive(Debug, Default)]
@@ -375,142 +373,6 @@ impl History for Snapshot {
     }
 }
 
-/// What `redb` is given as its file.
-#[derive(Debug)]
-struct Backend(Box<dyn DiskFile>);
-
-impl redb::StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.size()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.resize(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
-    }
-}
-
-fn open_database(disk: &Arc<dyn Disk>, cache_bytes: usize) -> Result<Database> {
-    let path = || disk.path(TABLES);
-    let failed = |operation| {
-        move |source: io::Error| match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::NoSpace { path: path() },
-            _ => Error::Io {
-                operation,
-                path: path(),
-                source: Arc::new(source),
-            },
-        }
-    };
-    let file = match disk.open(TABLES) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            disk.create(TABLES, &blank(&path)?).map_err(failed("create"))?;
-            disk.open(TABLES).map_err(failed("open"))?
-        }
-        other => other.map_err(failed("open"))?,
-    };
-    let opened = guarded(&path, || {
-        let database = Database::builder()
-            .set_cache_size(cache_bytes)
-            .create_with_backend(Backend(file))?;
-        let format = database
-            .begin_read()?
-            .open_table(STATE)?
-            .get(FORMAT_KEY)?
-            .map(|format| format.value());
-        Ok((database, format))
-    });
-    match opened {
-        Ok((database, Some(FORMAT))) => Ok(database),
-        Ok((_, format)) => {
-            let detail = format!(
-                "it has format {}, this version reads {FORMAT}",
-                format.unwrap_or_default()
-            );
-            Err(Error::Corrupt { path: path(), detail })
-        }
-        Err(Fault::Failed(error)) => Err(error),
-        Err(Fault::Shut) => Err(unavailable("an error while opening", None)),
-    }
-}
-
-/// The contents of a store without keys. Made in memory, so that a crash while a store is first made leaves
-/// either nothing or all of it.
-fn blank(path: &dyn Fn() -> PathBuf) -> Result<Vec<u8>> {
-    let contents = Arc::new(Mutex::new(Vec::new()));
-    let made = guarded(path, || {
-        let database = Database::builder().create_with_backend(Backend(Box::new(Blank(contents.clone()))))?;
-        let transaction = database.begin_write()?;
-        transaction.open_table(EVENTS)?;
-        transaction.open_table(VALUES)?;
-        transaction.open_table(LEASES)?;
-        {
-            let mut state = transaction.open_table(STATE)?;
-            state.insert(FORMAT_KEY, FORMAT)?;
-            // Only has to be unknown to clients; nothing the store does depends on it.
-            state.insert(SECRET_KEY, RandomState::new().hash_one(FORMAT) >> 32)?;
-        }
-        transaction.commit()?;
-        Ok(())
-    });
-    match made {
-        Ok(()) => Ok(std::mem::take(&mut contents.lock())),
-        Err(Fault::Failed(error)) => Err(error),
-        Err(Fault::Shut) => Err(unavailable("cannot make an empty store", None)),
-    }
-}
-
-/// A file in memory.
-#[derive(Debug)]
-struct Blank(Arc<Mutex<Vec<u8>>>);
-
-impl DiskFile for Blank {
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.0.lock().len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let start = offset as usize;
-        out.copy_from_slice(
-            self.0
-                .lock()
-                .get(start..start + out.len())
-                .ok_or(ErrorKind::UnexpectedEof)?,
-        );
-        Ok(())
-    }
-
-    fn resize(&self, size: u64) -> io::Result<()> {
-        self.0.lock().resize(size as usize, 0);
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let start = offset as usize;
-        let mut contents = self.0.lock();
-        contents
-            .get_mut(start..start + data.len())
-            .ok_or(ErrorKind::UnexpectedEof)?
-            .copy_from_slice(data);
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 fn write(transaction: &WriteTransaction, changes: &Changes) -> Result<u64, redb::Error> {
     let mut buffer = Vec::new();
     let mut purged = 0;
@@ -558,54 +420,6 @@ fn write(transaction: &WriteTransaction, changes: &Changes) -> Result<u64, redb:
         }
     }
     Ok(purged)
-}
-
-/// Runs an access to `redb`, turning its errors and panics into ours.
-fn guarded<T>(
-    path: &dyn Fn() -> PathBuf,
-    access: impl FnOnce() -> Result<T, redb::Error>,
-) -> Result<T, Fault> {
-    // Whatever state a panic leaves behind is dropped with the database: the next access opens it anew.
-    match catch_unwind(AssertUnwindSafe(access)) {
-        Ok(result) => result.map_err(|error| fault(path, error)),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("a panic");
-            Err(Fault::Failed(Error::Corrupt {
-                path: path(),
-                detail: format!("the database stopped at: {text}"),
-            }))
-        }
-    }
-}
-
-fn fault(path: &dyn Fn() -> PathBuf, error: redb::Error) -> Fault {
-    let path = path();
-    Fault::Failed(match error {
-        redb::Error::PreviousIo | redb::Error::DatabaseClosed | redb::Error::LockPoisoned(_) => {
-            return Fault::Shut;
-        }
-        redb::Error::Io(source) => match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::NoSpace { path },
-            // A file that is too short, or not a database at all.
-            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Error::Corrupt {
-                path,
-                detail: source.to_string(),
-            },
-            _ => unavailable("input/output error", Some(Arc::new(source))),
-        },
-        redb::Error::Corrupted(detail) => Error::Corrupt { path, detail },
-        error @ (redb::Error::UpgradeRequired(_)
-        | redb::Error::TableTypeMismatch { .. }
-        | redb::Error::TableDoesNotExist(_)
-        | redb::Error::RepairAborted) => Error::Corrupt {
-            path,
-            detail: error.to_string(),
-        },
-        error => unavailable("database error", Some(Arc::new(error))),
-    })
 }
 
 pub(crate) fn unavailable(reason: &str, source: Option<Arc<dyn std::error::Error + Send + Sync>>) -> Error {

@@ -325,12 +325,11 @@ async fn flipped_bits_are_noticed() {
     let (mut refused, mut whole) = (0, 0);
     for _ in 0..150 {
         let damaged = disk.after_kill();
-        let files = damaged.files();
-        let (file, len) = &files[dice.roll(files.len())];
-        damaged.flip(file, dice.roll(*len), 1 << dice.roll(8));
+        let bytes = damaged.written("store.redb");
+        damaged.flip("store.redb", bytes[dice.roll(bytes.len())], 1 << dice.roll(8));
         match open(&damaged).await {
             Err(Error::Corrupt { path, .. }) => {
-                assert_eq!(path, damaged.path(file));
+                assert_eq!(path, damaged.path("store.redb"));
                 refused += 1;
             }
             Err(error) => panic!("{error:?}"),
@@ -351,4 +350,48 @@ async fn flipped_bits_are_noticed() {
     }
     println!("store faults: {refused} flips noticed, {whole} hit nothing in use");
     assert!(refused > 0 && whole > 0);
+}
+
+/// A log that was not saved when the process died, and then damaged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_log_is_noticed() {
+    const WRITES: i64 = 12;
+    let disk = SimDisk::new();
+    let store = open(&disk).await.expect("open");
+    for number in 0..WRITES {
+        store
+            .txn(Txn::put(format!("/{number}"), vec![b'x'; 300]))
+            .await
+            .expect("put");
+    }
+    let left = disk.after_kill();
+    let (mut refused, mut torn, mut harmless) = (0, 0, 0);
+    for byte in (0..8000).step_by(13) {
+        let damaged = left.after_kill();
+        damaged.flip("log.0", byte, 1 << (byte % 8));
+        match open(&damaged).await {
+            Err(Error::Corrupt { path, .. }) => {
+                assert_eq!(path, damaged.path("log.0"));
+                refused += 1;
+            }
+            Err(error) => panic!("byte {byte}: {error:?}"),
+            Ok(store) => {
+                let revision = store.current_revision().await.expect("revision");
+                let count = store
+                    .range(RangeRequest::new(KeyRange::all()))
+                    .await
+                    .expect("range")
+                    .count;
+                assert_eq!(count, revision - 1, "byte {byte}");
+                // Damage to the newest frame looks as if it had been torn while it was written.
+                match WRITES - count {
+                    0 => harmless += 1,
+                    1 => torn += 1,
+                    lost => panic!("byte {byte}: {lost} lost without a word"),
+                }
+            }
+        }
+    }
+    println!("store faults: {refused} noticed, {torn} in the newest frame, {harmless} in no frame");
+    assert!(refused > torn && torn > 0 && harmless > 0);
 }

@@ -93,14 +93,10 @@ impl SimDisk {
         self.0.lock().used()
     }
 
-    /// Each file and its length.
-    pub(crate) fn files(&self) -> Vec<(String, usize)> {
-        self.0
-            .lock()
-            .files
-            .iter()
-            .map(|(name, file)| (name.clone(), file.data.len()))
-            .collect()
+    /// The bytes of a file that are not zero.
+    pub(crate) fn written(&self, file: &str) -> Vec<usize> {
+        let data = &self.0.lock().files[file].data;
+        (0..data.len()).filter(|byte| data[*byte] != 0).collect()
     }
 
     pub(crate) fn flip(&self, file: &str, byte: usize, mask: u8) {
