@@ -2,10 +2,12 @@
 
 use crate::hollow::HollowNodes;
 use access::authorization::{Masters, Union, rbac::Rbac};
+use apiserver::registry::ServiceAllocator;
 use apiserver::{Config, Server};
 use client::Informers;
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, PostParams};
 use machinery::clock::{Clock, VirtualClock};
 use machinery::user::UserInfo;
@@ -57,9 +59,13 @@ impl Cluster {
         drop(log.with_test_writer().try_init());
         let base: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a timestamp");
         let clock: Arc<dyn Clock> = Arc::new(VirtualClock::starting_at(base));
-        let mut config = Config::new(options.store, Arc::clone(&clock));
+        let store = options.store;
+        let mut config = Config::new(Arc::clone(&store), Arc::clone(&clock));
         config.authorizer = Arc::new(Union::new(vec![Arc::new(Masters), Arc::new(Rbac::default())]));
         config.admission = access::admission::plugins::default_chain();
+        let services: ipnet::IpNet = "10.43.0.0/16".parse().expect("a range");
+        let services = ServiceAllocator::load(&*store, &[services], 30000..=32767).await;
+        config.hooks.push(services.expect("Services read").hooks());
         let server = Server::start(config).await.expect("the API server starts");
         let stop = CancellationToken::new();
         let admin = server.client(UserInfo::authenticated("admin", &["system:masters"]), "kubectl");
@@ -76,6 +82,10 @@ impl Cluster {
             informers.clone(),
             Arc::clone(&clock),
         );
+        let serves_accounts = options
+            .controllers
+            .iter()
+            .any(|c| c == "*" || c == "serviceaccount-controller");
         controllers.controllers = options.controllers;
         controllers.cluster_cidrs = vec!["10.42.0.0/16".parse().expect("a range")];
         controllers.root_ca = Some("certificate".to_owned());
@@ -91,14 +101,23 @@ impl Cluster {
         for number in 0..options.nodes {
             nodes.add(&format!("node-{number}")).await;
         }
-        Self {
+        let cluster = Self {
             server,
             clock,
             informers,
             nodes,
             admin,
             stop,
+        };
+        if serves_accounts {
+            let accounts = cluster.api::<ServiceAccount>("default");
+            cluster
+                .until("the account pods run as", || async {
+                    accounts.get_opt("default").await.ok()?
+                })
+                .await;
         }
+        cluster
     }
 
     /// A client that may do everything.

@@ -3,6 +3,7 @@
 use crate::{deployment, pods, until_ready};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use kube::api::{Api, DeleteParams, ListParams, PostParams, PropagationPolicy};
 use serde_json::json;
 use testkit::{Cluster, Options};
@@ -130,4 +131,19 @@ async fn a_namespace_is_furnished_and_emptied() {
             .items
             .is_empty()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn roles_are_made_of_others() {
+    let cluster = Cluster::start(Options::default()).await;
+    let roles = Api::<ClusterRole>::all(cluster.admin());
+    let reads = |rule: &PolicyRule| {
+        rule.resources.iter().flatten().any(|r| r == "pods") && rule.verbs.iter().any(|v| v == "list")
+    };
+    cluster
+        .until("the rules of admin", || async {
+            let admin = roles.get("admin").await.ok()?;
+            admin.rules.iter().flatten().any(reads).then_some(())
+        })
+        .await;
 }
