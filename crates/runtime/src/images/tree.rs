@@ -393,14 +393,27 @@ fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Attributes, Prob
         }
     }
     let header = entry.header();
+    let old = header.as_old();
     let narrow = |id: u64| u32::try_from(id).map_err(|_| Problem::Name("an owner beyond 32 bits"));
+    let mode = number(&old.mode, || header.mode().map(u64::from))?;
     Ok(Attributes {
-        uid: narrow(header.uid()?)?,
-        gid: narrow(header.gid()?)?,
-        mode: header.mode()? & 0o7777,
-        times: times(i64::try_from(header.mtime()?).unwrap_or(0), 0),
+        uid: narrow(number(&old.uid, || header.uid())?)?,
+        gid: narrow(number(&old.gid, || header.gid())?)?,
+        mode: mode as u32 & 0o7777,
+        times: times(
+            i64::try_from(number(&old.mtime, || header.mtime())?).unwrap_or(0),
+            0,
+        ),
         xattrs,
     })
+}
+
+/// A header field left blank is zero, as every tar has it.
+fn number(field: &[u8], parse: impl FnOnce() -> io::Result<u64>) -> io::Result<u64> {
+    match field.iter().all(|b| matches!(b, 0 | b' ')) {
+        true => Ok(0),
+        false => parse(),
+    }
 }
 
 fn times(seconds: i64, nanoseconds: i64) -> Timestamps {

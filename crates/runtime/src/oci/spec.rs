@@ -14,6 +14,8 @@ use crate::images::ImageConfig;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// What a container's configuration is made from.
 pub(crate) struct Inputs<'a> {
     pub(crate) config: &'a ContainerConfig,
@@ -25,8 +27,18 @@ pub(crate) struct Inputs<'a> {
     pub(crate) mounts: &'a [ResolvedMount],
     pub(crate) devices: &'a [DeviceNode],
     pub(crate) hostname: &'a str,
-    pub(crate) unified_cgroups: bool,
+    pub(crate) cgroups: &'a CgroupView,
     pub(crate) apparmor: Option<&'a str>,
+}
+
+/// How a container sees its cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CgroupView {
+    /// A namespace whose root is its own group.
+    Unified,
+    /// Its own group's directory in each hierarchy, by the hierarchy's name. Not left to libcontainer, which
+    /// finds them through a process number that only holds in a pid namespace of its own.
+    Hierarchies(Vec<(String, PathBuf)>),
 }
 
 /// The pod's namespaces as paths; nothing where the host's are used.
@@ -174,7 +186,7 @@ fn namespaces(inputs: &Inputs<'_>, privileged: bool) -> Vec<Value> {
         PidNamespace::Shared(path) => list.push(json!({"type": "pid", "path": path})),
         PidNamespace::Host => {}
     }
-    if inputs.unified_cgroups && !privileged {
+    if *inputs.cgroups == CgroupView::Unified && !privileged {
         list.push(json!({"type": "cgroup"}));
     }
     list
@@ -206,20 +218,34 @@ fn mounts(inputs: &Inputs<'_>, privileged: bool) -> Vec<Value> {
         ),
         mount("mqueue", "mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
         mount("sysfs", "sysfs", "/sys", &["nosuid", "noexec", "nodev", writable]),
-        mount(
-            "cgroup",
-            "cgroup",
-            "/sys/fs/cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", writable],
-        ),
     ];
+    match inputs.cgroups {
+        CgroupView::Unified => {
+            let options = ["nosuid", "noexec", "nodev", "relatime", writable];
+            list.push(mount("cgroup", "cgroup", CGROUPS, &options));
+        }
+        CgroupView::Hierarchies(hierarchies) => {
+            list.push(mount(
+                "tmpfs",
+                "tmpfs",
+                CGROUPS,
+                &["nosuid", "noexec", "nodev", "mode=755", "size=64k"],
+            ));
+            for (name, dir) in hierarchies {
+                let options = ["bind", "nosuid", "noexec", "nodev", writable];
+                let at = format!("{CGROUPS}/{name}");
+                list.push(mount("bind", &dir.display().to_string(), &at, &options));
+            }
+        }
+    }
     let taken = |at: &str| {
         inputs
             .mounts
             .iter()
             .any(|own| own.target.trim_end_matches('/') == at)
     };
-    list.retain(|default| !default["destination"].as_str().is_some_and(taken));
+    let hidden = |at: &str| taken(at) || (at.starts_with(CGROUPS) && taken(CGROUPS));
+    list.retain(|default| !default["destination"].as_str().is_some_and(hidden));
     // Outer places first, whatever order they were asked for in.
     let mut own: Vec<&ResolvedMount> = inputs.mounts.iter().collect();
     own.sort_by_key(|mount| mount.target.split('/').filter(|part| !part.is_empty()).count());
@@ -335,7 +361,7 @@ mod tests {
             mounts,
             devices: &[],
             hostname: "pod-1",
-            unified_cgroups: false,
+            cgroups: &CgroupView::Hierarchies(vec![("memory".into(), "/sys/fs/cgroup/memory/x".into())]),
             apparmor: None,
         })
         .unwrap()
@@ -434,12 +460,13 @@ mod tests {
                 "/dev/pts",
                 "/dev/mqueue",
                 "/sys/fs/cgroup",
+                "/sys/fs/cgroup/memory",
                 "/a",
                 "/sys/",
                 "/a/b/c"
             ]
         );
-        assert_eq!(list[7]["options"], json!(["rbind", "rprivate", "ro"]));
+        assert_eq!(list[8]["options"], json!(["rbind", "rprivate", "ro"]));
     }
 
     #[test]

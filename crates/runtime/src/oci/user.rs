@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use cri::v1::{LinuxContainerSecurityContext, LinuxContainerUser, SupplementalGroupsPolicy};
+use cri::v1::{LinuxContainerSecurityContext, SupplementalGroupsPolicy};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// A file longer than this is not a list of users.
@@ -17,16 +17,6 @@ pub(crate) struct User {
     /// The primary group first, each once.
     pub(crate) groups: Vec<u32>,
     pub(crate) home: String,
-}
-
-impl User {
-    pub(crate) fn status(&self) -> LinuxContainerUser {
-        LinuxContainerUser {
-            uid: i64::from(self.uid),
-            gid: i64::from(self.gid),
-            supplemental_groups: self.groups.iter().copied().map(i64::from).collect(),
-        }
-    }
 }
 
 /// The image's own lists.

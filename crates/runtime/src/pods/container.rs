@@ -10,7 +10,7 @@ use cri::v1::{
     LinuxContainerSecurityContext, MountPropagation, NamespaceMode, SecurityProfile,
 };
 use linux::Kernel;
-use linux::cgroup::{Cgroups, Version};
+use linux::cgroup::{CgroupPath, Version};
 use linux::mount::Mounts;
 use tokio::sync::watch;
 use tonic::Status;
@@ -23,7 +23,7 @@ use super::state::{
 use super::{rootfs, sandbox, stop_signal};
 use crate::images::{Digest, ImageRecord, Images};
 use crate::oci::host::{self, DeviceNode, ResolvedMount};
-use crate::oci::spec::{self, Namespaces, PidNamespace};
+use crate::oci::spec::{self, CgroupView, Namespaces, PidNamespace};
 use crate::oci::user::{self, Accounts, User};
 use crate::oci::{capabilities, resources, seccomp};
 use crate::shim::protocol::{Exit, Request, StartSpec};
@@ -44,7 +44,7 @@ struct Plan {
     namespaces: Namespaces,
     cgroup_path: String,
     log_path: PathBuf,
-    unified_cgroups: bool,
+    cgroups: CgroupView,
 }
 
 impl Engine {
@@ -89,12 +89,13 @@ impl Engine {
             )));
         }
         let id = new_id();
+        let cgroup_path = format!("{}/{id}", pod.cgroup_parent().trim_end_matches('/'));
         let plan = Plan {
             dir: pod.dir.join(CONTAINERS).join(&id),
             namespaces: self.namespaces(&pod, &config)?,
-            cgroup_path: format!("{}/{id}", pod.cgroup_parent().trim_end_matches('/')),
+            cgroups: self.cgroup_view(&cgroup_path)?,
+            cgroup_path,
             log_path: log_path(&pod, &config),
-            unified_cgroups: self.cgroups.version() == Version::V2,
             id: id.clone(),
             pod,
             config,
@@ -115,6 +116,33 @@ impl Engine {
         self.tables.lock().containers.insert(id.clone(), container);
         self.announce(&id, &pod_id, ContainerEventType::ContainerCreatedEvent);
         Ok(id)
+    }
+
+    fn cgroup_view(&self, path: &str) -> Result<CgroupView, Status> {
+        let path = CgroupPath::new(path)
+            .map_err(|error| internal("failed to name the container's cgroup", &error))?;
+        if self.cgroups.version() == Version::V2 {
+            return Ok(CgroupView::Unified);
+        }
+        let depth = path.as_str().split('/').count();
+        let mut hierarchies = Vec::new();
+        for controller in self.cgroups.controllers() {
+            let Some(dir) = self.cgroups.directory(controller, &path) else {
+                continue;
+            };
+            // Controllers mounted together have one directory, named after all of them.
+            let name = dir
+                .ancestors()
+                .nth(depth)
+                .and_then(Path::file_name)
+                .and_then(|name| name.to_str());
+            if let Some(name) = name
+                && !hierarchies.iter().any(|(known, _)| known == name)
+            {
+                hierarchies.push((name.to_owned(), dir));
+            }
+        }
+        Ok(CgroupView::Hierarchies(hierarchies))
     }
 
     fn namespaces(&self, pod: &Pod, config: &ContainerConfig) -> Result<Namespaces, Status> {
@@ -454,7 +482,7 @@ fn prepare(plan: &Plan, images: &Images, request: &CreateContainerRequest) -> Re
         mounts: &mounts,
         devices: &devices,
         hostname: hostname.trim(),
-        unified_cgroups: plan.unified_cgroups,
+        cgroups: &plan.cgroups,
         apparmor: apparmor(&context)?.as_deref(),
     })?;
     write_json(&plan.dir, files::CONFIG, &oci)?;

@@ -25,4 +25,5 @@ mod stop_signal;
 
 pub(crate) use engine::{Engine, internal};
 pub(crate) use exec::{ExecStreams, Wanted};
+pub(crate) use state::Container;
 pub(crate) use status::{container_item, pod_item};

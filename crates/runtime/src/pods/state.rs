@@ -149,10 +149,6 @@ impl Container {
             .as_ref()
             .and_then(|linux| linux.resources.as_ref())
     }
-
-    pub(crate) fn rootfs(&self) -> PathBuf {
-        self.dir.join("rootfs")
-    }
 }
 
 pub(crate) fn write_json<T: Serialize>(dir: &Path, name: &str, value: &T) -> io::Result<()> {

@@ -9,7 +9,7 @@ use cri::v1::{
     LinuxPodSandboxStats, MemoryUsage, NetworkInterfaceUsage, NetworkUsage, PodSandboxAttributes,
     PodSandboxStats, ProcessUsage, SwapUsage, UInt64Value,
 };
-use linux::cgroup::{CgroupPath, Cgroups, Stats};
+use linux::cgroup::{CgroupPath, Stats};
 use parking_lot::Mutex;
 use tonic::Status;
 

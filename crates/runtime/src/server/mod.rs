@@ -4,6 +4,7 @@ mod image_service;
 mod kijabi_images;
 mod listen;
 mod runtime_service;
+mod sessions;
 mod streaming;
 
 pub(crate) use listen::listen;
