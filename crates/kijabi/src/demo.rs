@@ -261,6 +261,9 @@ fn append<W: std::io::Write>(
     let mut header = tar::Header::new_gnu();
     header.set_mode(mode);
     header.set_size(content.len() as u64);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     to.append_data(&mut header, name, content)
         .context("cannot write the sample's image")
 }
