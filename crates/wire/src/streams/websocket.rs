@@ -12,8 +12,9 @@ use futures::{Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
 use super::BoxIo;
@@ -240,7 +241,12 @@ async fn write_out(
         }
     }
     // Everybody here is done; the client answers our goodbye, or is given up.
-    if sink.send(Message::Close(None)).await.is_ok() {
+    // Clients take anything but a normal closure for a broken connection.
+    let normal = CloseFrame {
+        code: CloseCode::Normal,
+        reason: Utf8Bytes::default(),
+    };
+    if sink.send(Message::Close(Some(normal))).await.is_ok() {
         tokio::time::timeout(LINGER, closed.cancelled()).await.ok();
     }
     closed.cancel();
