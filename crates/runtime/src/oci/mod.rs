@@ -6,6 +6,7 @@ pub(crate) mod capabilities;
 pub(crate) mod host;
 pub(crate) mod resources;
 pub(crate) mod seccomp;
+pub(crate) mod seccomp_default;
 pub(crate) mod spec;
 mod syscalls;
 pub(crate) mod user;

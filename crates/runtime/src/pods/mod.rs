@@ -15,6 +15,7 @@ mod container;
 mod engine;
 mod events;
 mod exec;
+mod prepare;
 mod recover;
 mod rootfs;
 mod sandbox;

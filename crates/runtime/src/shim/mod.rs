@@ -13,9 +13,11 @@
 //!
 //! libcontainer must not clone from a process with threads, which is why the runtime itself never does.
 
+mod children;
 pub(crate) mod client;
 mod executor;
 mod launch;
+mod links;
 pub(crate) mod log;
 mod pause;
 mod pod;

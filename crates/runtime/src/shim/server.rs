@@ -4,26 +4,23 @@
 //! log before that.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use linux::process::Processes;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{WaitOptions, WaitStatus};
+use rustix::process::WaitStatus;
 
-use super::launch::Outcome;
-use super::protocol::{
-    ContainerState, Event, Exit, Reply, Request, StartSpec, State, data, read_frame, write_frame,
-};
+use super::links::{Link, LinkKind};
+use super::protocol::{ContainerState, Exit, Reply, Request, StartSpec, State, read_frame, write_frame};
 use super::stdio::{self, ContainerIo, READ};
-use super::{files, log, pod};
+use super::{files, pod};
 
 /// Patience with a runtime that has begun to speak; it is on this machine.
 const PEER_PATIENCE: Duration = Duration::from_secs(5);
@@ -31,63 +28,38 @@ const PEER_PATIENCE: Duration = Duration::from_secs(5);
 const ATTACH_BACKLOG: usize = 64 * 1024;
 
 pub(super) struct Server {
-    listener: UnixListener,
-    signals: SignalFd,
-    pause_pid: Option<i32>,
-    containers: HashMap<String, Container>,
+    pub(super) listener: UnixListener,
+    pub(super) signals: SignalFd,
+    pub(super) pause_pid: Option<i32>,
+    pub(super) containers: HashMap<String, Container>,
     /// Helpers at work, by their pid.
-    launches: HashMap<i32, Launch>,
+    pub(super) launches: HashMap<i32, Launch>,
     /// Ends of processes whose helper has not told us yet whose they are.
-    unclaimed: HashMap<i32, WaitStatus>,
-    links: Vec<Link>,
-    done: bool,
+    pub(super) unclaimed: HashMap<i32, WaitStatus>,
+    pub(super) links: Vec<Link>,
+    pub(super) done: bool,
 }
 
-struct Container {
-    spec: StartSpec,
-    io: ContainerIo,
-    pid: i32,
-    exit: Option<Exit>,
+pub(super) struct Container {
+    pub(super) spec: StartSpec,
+    pub(super) io: ContainerIo,
+    pub(super) pid: i32,
+    pub(super) exit: Option<Exit>,
 }
 
 /// A helper process and who waits for what it comes to.
-struct Launch {
-    container: String,
-    what: Launching,
-    socket: UnixStream,
+pub(super) struct Launch {
+    pub(super) container: String,
+    pub(super) what: Launching,
+    pub(super) socket: UnixStream,
 }
 
-enum Launching {
+pub(super) enum Launching {
     Container,
     Exec {
         exec_id: String,
         console: Option<UnixListener>,
     },
-}
-
-/// A connection that stays.
-struct Link {
-    socket: UnixStream,
-    kind: LinkKind,
-}
-
-enum LinkKind {
-    Subscriber,
-    Exec {
-        container: String,
-        exec_id: String,
-        pid: i32,
-        terminal: Option<OwnedFd>,
-    },
-    Attach {
-        container: String,
-        stdin: bool,
-        stdin_once: bool,
-        incoming: Vec<u8>,
-        outgoing: Vec<u8>,
-    },
-    /// To be dropped at the end of the round.
-    Gone,
 }
 
 /// What a poll entry belongs to.
@@ -450,305 +422,6 @@ impl Server {
         }
         self.done = true;
     }
-
-    // === children ===
-
-    fn reap(&mut self, buffer: &mut [u8]) {
-        while let Ok(Some(_)) = self.signals.read_signal() {}
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            let pid = pid.as_raw_nonzero().get();
-            if let Some(launch) = self.launches.remove(&pid) {
-                self.launched(launch, buffer);
-            } else if !self.ended(pid, status, buffer) && !self.launches.is_empty() {
-                self.unclaimed.insert(pid, status);
-            }
-        }
-        if self.launches.is_empty() {
-            self.unclaimed.clear();
-        }
-    }
-
-    fn launched(&mut self, launch: Launch, buffer: &mut [u8]) {
-        let Launch {
-            container: id,
-            what,
-            socket,
-        } = launch;
-        let Some(container) = self.containers.get_mut(&id) else {
-            return;
-        };
-        let dir = match &what {
-            Launching::Container => container.spec.dir.clone(),
-            Launching::Exec { exec_id, .. } => container.spec.dir.join(files::EXECS).join(exec_id),
-        };
-        let pid = match Outcome::take(&dir) {
-            Outcome::Started { pid } => pid,
-            Outcome::Failed { message } => {
-                if let Launching::Container = what {
-                    container.io.finish(Timestamp::now());
-                    self.containers.remove(&id);
-                }
-                return answer(&socket, &failed(message));
-            }
-        };
-        match what {
-            Launching::Container => {
-                container.pid = pid;
-                let reply = match container.io.started(container.spec.stdin) {
-                    Ok(()) => Reply::Started { pid },
-                    Err(error) => {
-                        send_signal(pid, Signal::SIGKILL as i32).ok();
-                        failed(error)
-                    }
-                };
-                answer(&socket, &reply);
-            }
-            Launching::Exec { exec_id, console } => {
-                let terminal = match console.map(|listener| stdio::take_console(&listener)).transpose() {
-                    Ok(terminal) => terminal,
-                    Err(error) => {
-                        send_signal(pid, Signal::SIGKILL as i32).ok();
-                        return answer(&socket, &failed(error));
-                    }
-                };
-                let fds: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
-                // A client that left is noticed when its connection is polled.
-                write_frame(&socket, &Reply::Started { pid }, &fds).ok();
-                self.links.push(Link {
-                    socket,
-                    kind: LinkKind::Exec {
-                        container: id,
-                        exec_id,
-                        pid,
-                        terminal,
-                    },
-                });
-            }
-        }
-        if let Some(status) = self.unclaimed.remove(&pid) {
-            self.ended(pid, status, buffer);
-        }
-    }
-
-    /// Handles the end of a process that is ours; `false` when it is not known (yet).
-    fn ended(&mut self, pid: i32, status: WaitStatus, buffer: &mut [u8]) -> bool {
-        let code = exit_code(status);
-        for link in &mut self.links {
-            if let LinkKind::Exec { pid: exec_pid, .. } = link.kind
-                && exec_pid == pid
-            {
-                // The client may be gone; then nobody wants the code.
-                write_frame(&link.socket, &Event::ExecExited { code }, &[]).ok();
-                link.kind = LinkKind::Gone;
-                return true;
-            }
-        }
-        let Some(id) = self
-            .containers
-            .iter()
-            .find(|(_, c)| c.pid == pid && c.exit.is_none())
-            .map(|(id, _)| id.clone())
-        else {
-            return false;
-        };
-        self.container_ended(&id, code, buffer);
-        true
-    }
-
-    fn container_ended(&mut self, id: &str, code: i32, buffer: &mut [u8]) {
-        let Some(container) = self.containers.get(id) else {
-            return;
-        };
-        if let Some(cgroup) = &container.spec.kill_cgroup {
-            kill_all(cgroup);
-        }
-        self.drain(id, buffer);
-        let now = Timestamp::now();
-        let Some(container) = self.containers.get_mut(id) else {
-            return;
-        };
-        container.io.finish(now);
-        let oom_killed = container.spec.oom_file.as_deref().is_some_and(was_oom_killed);
-        let at = i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX);
-        let exit = Exit {
-            code,
-            at,
-            oom_killed,
-            message: String::new(),
-        };
-        container.exit = Some(exit.clone());
-        // If the disk is full the runtime still learns it from our memory.
-        write_exit(&container.spec.dir, &exit).ok();
-        self.tell(&Event::Exited {
-            id: id.to_owned(),
-            exit,
-        });
-        for link in &mut self.links {
-            if matches!(&link.kind, LinkKind::Attach { container, .. } if container == id) {
-                flush_and_close(link);
-            }
-        }
-    }
-
-    /// Takes what the ended container left in its pipes.
-    fn drain(&mut self, id: &str, buffer: &mut [u8]) {
-        let count = self
-            .containers
-            .get(id)
-            .map_or(0, |container| container.io.outputs.len());
-        for index in (0..count).rev() {
-            while self.pump(id, index, buffer) {}
-        }
-    }
-
-    fn tell(&mut self, event: &Event) {
-        for link in &mut self.links {
-            if matches!(link.kind, LinkKind::Subscriber) && write_frame(&link.socket, event, &[]).is_err() {
-                link.kind = LinkKind::Gone;
-            }
-        }
-    }
-
-    // === data ===
-
-    fn output(&mut self, id: &str, index: usize, buffer: &mut [u8]) {
-        self.pump(id, index, buffer);
-    }
-
-    /// Moves one read's worth from a container to its log and its clients; `false` when there was nothing.
-    fn pump(&mut self, id: &str, index: usize, buffer: &mut [u8]) -> bool {
-        let Some(container) = self.containers.get_mut(id).filter(|c| index < c.io.outputs.len()) else {
-            return false;
-        };
-        let Some((stream, got)) = container.io.read(index, buffer, Timestamp::now()) else {
-            return false;
-        };
-        if got == 0 {
-            return false;
-        }
-        let kind = match stream {
-            log::Stream::Stdout => data::STDOUT,
-            log::Stream::Stderr => data::STDERR,
-        };
-        for link in &mut self.links {
-            let LinkKind::Attach {
-                container, outgoing, ..
-            } = &mut link.kind
-            else {
-                continue;
-            };
-            if container == id {
-                outgoing.extend_from_slice(&data::header(kind, got));
-                outgoing.extend_from_slice(&buffer[..got]);
-                if flush(&link.socket, outgoing).is_err() {
-                    link.kind = LinkKind::Gone;
-                }
-            }
-        }
-        true
-    }
-
-    fn input(&mut self, id: &str) {
-        let Some(container) = self.containers.get_mut(id) else {
-            return;
-        };
-        if container.io.input.as_mut().is_some_and(|input| !input.flush()) {
-            container.io.input = None;
-        }
-    }
-
-    fn link(&mut self, index: usize, events: PollFlags, buffer: &mut [u8]) {
-        let Some(link) = self.links.get_mut(index) else {
-            return;
-        };
-        match &mut link.kind {
-            LinkKind::Attach { outgoing, .. } => {
-                if events.contains(PollFlags::OUT) && flush(&link.socket, outgoing).is_err() {
-                    return self.detach(index);
-                }
-                if events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-                    self.attach_input(index, buffer);
-                }
-            }
-            LinkKind::Subscriber => {
-                // Nothing is said on these but goodbye.
-                if !matches!(
-                    rustix::io::read(&link.socket, &mut buffer[..1]),
-                    Err(rustix::io::Errno::AGAIN)
-                ) {
-                    link.kind = LinkKind::Gone;
-                }
-            }
-            LinkKind::Exec { pid, .. } => {
-                // The client that wanted this process has left.
-                send_signal(*pid, Signal::SIGKILL as i32).ok();
-                link.kind = LinkKind::Gone;
-            }
-            LinkKind::Gone => {}
-        }
-    }
-
-    fn attach_input(&mut self, index: usize, buffer: &mut [u8]) {
-        let link = &mut self.links[index];
-        let LinkKind::Attach {
-            container,
-            stdin,
-            incoming,
-            ..
-        } = &mut link.kind
-        else {
-            return;
-        };
-        match rustix::io::read(&link.socket, &mut buffer[..]) {
-            Ok(0) => return self.detach(index),
-            Ok(got) => incoming.extend_from_slice(&buffer[..got]),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
-            Err(_) => return self.detach(index),
-        }
-        let id = container.clone();
-        let mut close = false;
-        let target = self.containers.get_mut(&id).filter(|_| *stdin);
-        let mut input = target.and_then(|container| container.io.input.as_mut());
-        while incoming.len() >= data::HEADER {
-            let length = u32::from_be_bytes([incoming[1], incoming[2], incoming[3], incoming[4]]) as usize;
-            let Some(body) = incoming.get(data::HEADER..data::HEADER + length) else {
-                break;
-            };
-            match (incoming[0], &mut input) {
-                (data::STDIN, Some(input)) => input.pending.extend(body),
-                (data::CLOSE_STDIN, _) => close = true,
-                _ => {}
-            }
-            incoming.drain(..data::HEADER + length);
-        }
-        self.input(&id);
-        if close {
-            self.stdin_ended(index);
-        }
-    }
-
-    /// An attached client has sent its last input: with `stdin_once` it was everybody's last.
-    fn stdin_ended(&mut self, index: usize) {
-        let LinkKind::Attach {
-            container,
-            stdin: true,
-            stdin_once: true,
-            ..
-        } = &self.links[index].kind
-        else {
-            return;
-        };
-        let id = container.clone();
-        if let Some(input) = self.containers.get_mut(&id).and_then(|c| c.io.input.as_mut()) {
-            input.close_when_empty();
-        }
-        self.input(&id);
-    }
-
-    fn detach(&mut self, index: usize) {
-        self.stdin_ended(index);
-        self.links[index].kind = LinkKind::Gone;
-    }
 }
 
 fn helper(args: &[&Path], dir: &Path, ends: stdio::Ends) -> io::Result<i32> {
@@ -764,12 +437,12 @@ fn helper(args: &[&Path], dir: &Path, ends: stdio::Ends) -> io::Result<i32> {
     Ok(i32::try_from(child.id()).expect("a pid is a positive i32"))
 }
 
-fn answer(socket: &UnixStream, reply: &Reply) {
+pub(super) fn answer(socket: &UnixStream, reply: &Reply) {
     // A client that left before its answer has asked for nothing that must be undone.
     write_frame(socket, reply, &[]).ok();
 }
 
-fn failed(message: impl ToString) -> Reply {
+pub(super) fn failed(message: impl ToString) -> Reply {
     Reply::Failed {
         message: message.to_string(),
     }
@@ -802,69 +475,10 @@ fn send_sockets(socket: &UnixStream) {
     write_frame(socket, &Reply::Done, &borrowed).ok();
 }
 
-fn flush(socket: &UnixStream, outgoing: &mut Vec<u8>) -> io::Result<()> {
-    let mut socket = socket;
-    while !outgoing.is_empty() {
-        match socket.write(outgoing) {
-            Ok(written) => {
-                outgoing.drain(..written);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    if outgoing.capacity() > READ {
-        *outgoing = Vec::new();
-    }
-    Ok(())
-}
-
-/// The container is over: what its clients have not read yet is given to them, with limited patience.
-fn flush_and_close(link: &mut Link) {
-    if let LinkKind::Attach { outgoing, .. } = &mut link.kind
-        && !outgoing.is_empty()
-        && link.socket.set_nonblocking(false).is_ok()
-    {
-        flush(&link.socket, outgoing).ok();
-    }
-    link.kind = LinkKind::Gone;
-}
-
-/// A child is ours until we reap it, so its number cannot have passed to another process.
-fn send_signal(pid: i32, signal: i32) -> io::Result<()> {
+pub(super) fn send_signal(pid: i32, signal: i32) -> io::Result<()> {
     let pid = u32::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
     linux::Kernel
         .signal(pid, signal)
         .map(drop)
         .map_err(io::Error::other)
-}
-
-fn exit_code(status: WaitStatus) -> i32 {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => code,
-        (None, Some(signal)) => 128 + signal,
-        (None, None) => 255,
-    }
-}
-
-fn was_oom_killed(path: &Path) -> bool {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().any(|line| {
-        line.strip_prefix("oom_kill ")
-            .is_some_and(|count| count.trim() != "0")
-    })
-}
-
-fn kill_all(cgroup: &PathBuf) {
-    let procs = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    for pid in procs.lines().filter_map(|line| line.parse().ok()) {
-        send_signal(pid, Signal::SIGKILL as i32).ok();
-    }
-}
-
-fn write_exit(dir: &Path, exit: &Exit) -> io::Result<()> {
-    let temporary = dir.join("exit.json.new");
-    std::fs::write(&temporary, serde_json::to_vec(exit)?)?;
-    std::fs::rename(temporary, dir.join(files::EXIT))
 }
