@@ -248,10 +248,14 @@ async fn start_dns(
     pods: &BridgeNetwork,
     control_plane: &ControlPlane,
 ) -> anyhow::Result<dns::Server> {
+    // After a restart the node is Ready as of before, until the kubelet has told its range again.
+    tokio::time::timeout(Duration::from_secs(60), pods.until_ready())
+        .await
+        .context("the pod network was not ready after 60 s")?;
     let listen = *pods
         .gateways()
         .first()
-        .context("the pod network has no address on this node yet")?;
+        .context("the pod network has no address on this node")?;
     let server = dns::Server::start(
         &control_plane.informers,
         dns::Options {

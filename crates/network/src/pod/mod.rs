@@ -87,6 +87,7 @@ impl BridgeNetwork {
             records,
             tables,
             state: Mutex::default(),
+            ranges_changed: tokio::sync::Notify::new(),
         };
         inner.recover()?;
         Ok(BridgeNetwork {
@@ -107,6 +108,18 @@ impl BridgeNetwork {
             .nets()
             .map(|net| gateway(&net))
             .collect()
+    }
+
+    /// Resolves when the pod range is known and the bridge has its addresses.
+    pub async fn until_ready(&self) {
+        loop {
+            // Made before the look, so that no change falls in between.
+            let changed = self.inner.ranges_changed.notified();
+            if self.ready().is_ok() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     async fn blocking<T: Send + 'static>(
@@ -154,6 +167,7 @@ impl PodNetwork for BridgeNetwork {
     async fn set_pod_cidr(&self, cidr: &str) -> std::result::Result<(), PodNetworkError> {
         let nets = parse_cidrs(cidr)?;
         let done = self.blocking(move |inner| inner.set_ranges(&nets)).await;
+        self.inner.ranges_changed.notify_waiters();
         done.map_err(failed("set pod CIDR", String::new()))
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Inner {
     pub(super) records: Records,
     pub(super) tables: [PodTable; 2],
     pub(super) state: Mutex<State>,
+    /// Told after every attempt to set the ranges.
+    pub(super) ranges_changed: tokio::sync::Notify,
 }
 
 #[derive(Default)]
