@@ -2,6 +2,8 @@
 //! group's list; kinds that are not listed behave as [`strategy::Default`].
 
 pub mod at;
+pub mod check;
+mod diff;
 pub mod fields;
 pub mod ip;
 pub mod pod_spec;

@@ -1,11 +1,16 @@
 //! DaemonSet.
 
-use crate::fields::{entries, fill, fill_object, fill_text, int_at, same};
+use crate::At;
+use crate::check;
+use crate::fields::{entries, fill, fill_object, fill_text, int, int_at, present, same, text};
 use crate::pod_spec;
-use crate::strategy::{Column, Context, Strategy, bump_generation, keep};
+use crate::pod_spec::validation;
+use crate::strategy::{Column, Context, Strategy, Subresource, bump_generation, default_subresource, keep};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
+use machinery::selector::LabelSelector;
 
 pub(crate) struct DaemonSet;
 
@@ -86,6 +91,35 @@ impl Strategy for DaemonSet {
             table::selector(object.get_path(&["spec", "selector"])),
         ]
     }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if let Some(spec) = object.get("spec") {
+            spec_errors(spec, &At::new("spec"), &mut errors);
+        }
+        errors
+    }
+
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let selector = |object| Value::get_path(object, &["spec", "selector"]);
+        check::immutable(
+            selector(new),
+            selector(old),
+            &At::new("spec.selector"),
+            &mut errors,
+        );
+        errors.extend(self.validate(context, new));
+        errors
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
+        }
+    }
 }
 
 fn template_generation(object: &Value) -> i64 {
@@ -99,4 +133,109 @@ fn template_generation(object: &Value) -> i64 {
 fn set_template_generation(object: &mut Value, generation: i64) {
     let annotations = machinery::meta::metadata_mut(object).object_entry("annotations");
     annotations.insert(TEMPLATE_GENERATION, generation.to_string());
+}
+
+fn spec_errors(spec: &Value, at: &At<'_>, errors: &mut ErrorList) {
+    let selector = present(spec, "selector");
+    check::label_selector(selector, &at.child("selector"), errors);
+    let template = spec.get("template").unwrap_or(&Value::Null);
+    let labels = template
+        .get_path(&["metadata", "labels"])
+        .and_then(Value::as_object);
+    if LabelSelector::from_object(selector).is_ok_and(|selector| !selector.matches(labels)) {
+        let shown = labels.cloned().map_or(Value::Null, Value::Object);
+        let why = "`selector` does not match template `labels`";
+        errors.push(at.child("template.metadata.labels").invalid(shown, why));
+    }
+    if let Some(selector) = selector.filter(|selector| check::is_empty_selector(selector)) {
+        errors.push(
+            at.child("selector")
+                .invalid(selector.clone(), "empty selector is invalid for daemonset"),
+        );
+    }
+    validation::running_template(Some(template), None, "DaemonSet", &at.child("template"), errors);
+    check::not_negative(
+        int(spec, "minReadySeconds").unwrap_or(0),
+        &at.child("minReadySeconds"),
+        errors,
+    );
+    strategy_errors(
+        spec.get("updateStrategy").unwrap_or(&Value::Null),
+        &at.child("updateStrategy"),
+        errors,
+    );
+    check::not_negative(
+        int(spec, "revisionHistoryLimit").unwrap_or(0),
+        &at.child("revisionHistoryLimit"),
+        errors,
+    );
+}
+
+fn strategy_errors(strategy: &Value, at: &At<'_>, errors: &mut ErrorList) {
+    match text(strategy, "type") {
+        "OnDelete" => return,
+        "RollingUpdate" => {}
+        _ => {
+            errors.push(at.not_supported(strategy.clone(), &["RollingUpdate", "OnDelete"]));
+            return;
+        }
+    }
+    let at = at.child("rollingUpdate");
+    let Some(rolling) = present(strategy, "rollingUpdate") else {
+        errors.push(at.required(""));
+        return;
+    };
+    let amount = |field| rolling.get(field).cloned().unwrap_or(Value::Int(0));
+    let amounts = [
+        ("maxUnavailable", amount("maxUnavailable")),
+        ("maxSurge", amount("maxSurge")),
+    ];
+    for (field, amount) in &amounts {
+        check::positive_int_or_percent(amount, &at.child(field), errors);
+    }
+    for (field, amount) in &amounts {
+        check::at_most_hundred_percent(amount, &at.child(field), errors);
+    }
+    let [unavailable, surge] =
+        amounts.map(|(_, value)| check::percent(&value).or(value.as_i64()).unwrap_or(0) != 0);
+    if unavailable && surge {
+        let why = "may not be set when maxUnavailable is non-zero";
+        errors.push(at.child("maxSurge").invalid(amount("maxSurge"), why));
+    } else if !unavailable && !surge {
+        errors.push(
+            at.child("maxUnavailable")
+                .required("cannot be 0 when maxSurge is 0"),
+        );
+    }
+}
+
+struct Status;
+
+impl Subresource for Status {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        const COUNTS: [&str; 9] = [
+            "currentNumberScheduled",
+            "numberMisscheduled",
+            "desiredNumberScheduled",
+            "numberReady",
+            "observedGeneration",
+            "updatedNumberScheduled",
+            "numberAvailable",
+            "numberUnavailable",
+            "collisionCount",
+        ];
+        let mut errors = ErrorList::new();
+        let status = new.get("status").unwrap_or(&Value::Null);
+        check::status_counts(status, &COUNTS, &[], "", &mut errors);
+        check::collisions_not_forgotten(new, old, &mut errors);
+        errors
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:spec"]]
+    }
 }

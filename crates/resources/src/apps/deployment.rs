@@ -1,10 +1,14 @@
 //! Deployment.
 
-use crate::fields::{fill, fill_object, fill_text, int_at, same};
+use crate::At;
+use crate::check;
+use crate::fields::{fill, fill_object, fill_text, int, int_at, present, same, text};
 use crate::pod_spec;
+use crate::pod_spec::validation;
 use crate::strategy::{Column, Context, Strategy, Subresource, bump_generation, default_subresource, keep};
 use crate::table;
 use jiff::Timestamp;
+use machinery::field::ErrorList;
 use machinery::{Value, meta};
 
 pub(crate) struct Deployment;
@@ -77,6 +81,26 @@ impl Strategy for Deployment {
             table::selector_text(object.get_path(&["spec", "selector"])).into(),
         ]
     }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if let Some(spec) = object.get("spec") {
+            spec_errors(spec, &At::new("spec"), &mut errors);
+        }
+        errors
+    }
+
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(context, new);
+        let selector = |object| Value::get_path(object, &["spec", "selector"]);
+        check::immutable(
+            selector(new),
+            selector(old),
+            &At::new("spec.selector"),
+            &mut errors,
+        );
+        errors
+    }
 }
 
 struct Status;
@@ -91,4 +115,83 @@ impl Subresource for Status {
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
         &[&["f:spec"], &["f:metadata", "f:labels"]]
     }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        const COUNTS: [&str; 8] = [
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "unavailableReplicas",
+            "terminatingReplicas",
+            "collisionCount",
+        ];
+        let mut errors = ErrorList::new();
+        let status = new.get("status").unwrap_or(&Value::Null);
+        let part = ["updatedReplicas", "readyReplicas", "availableReplicas"];
+        check::status_counts(status, &COUNTS, &part, "readyReplicas", &mut errors);
+        check::collisions_not_forgotten(new, old, &mut errors);
+        errors
+    }
+}
+
+fn spec_errors(spec: &Value, at: &At<'_>, errors: &mut ErrorList) {
+    check::not_negative(int(spec, "replicas").unwrap_or(0), &at.child("replicas"), errors);
+    if let Some(selector) = check::workload_selector(spec, "deployment", at, errors) {
+        let template = spec.get("template");
+        validation::running_template(
+            template,
+            Some(&selector),
+            "ReplicaSet",
+            &at.child("template"),
+            errors,
+        );
+    }
+    strategy_errors(
+        spec.get("strategy").unwrap_or(&Value::Null),
+        &at.child("strategy"),
+        errors,
+    );
+    let ready = int(spec, "minReadySeconds").unwrap_or(0);
+    check::not_negative(ready, &at.child("minReadySeconds"), errors);
+    check::not_negative(
+        int(spec, "revisionHistoryLimit").unwrap_or(0),
+        &at.child("revisionHistoryLimit"),
+        errors,
+    );
+    if let Some(deadline) = int(spec, "progressDeadlineSeconds") {
+        let at = at.child("progressDeadlineSeconds");
+        check::not_negative(deadline, &at, errors);
+        if deadline <= ready {
+            errors.push(at.invalid(deadline, "must be greater than minReadySeconds"));
+        }
+    }
+}
+
+fn strategy_errors(strategy: &Value, at: &At<'_>, errors: &mut ErrorList) {
+    let rolling = present(strategy, "rollingUpdate");
+    let here = at.child("rollingUpdate");
+    match (text(strategy, "type"), rolling) {
+        ("Recreate", None) => {}
+        ("Recreate", Some(_)) => {
+            errors.push(here.forbidden("may not be specified when strategy `type` is 'Recreate'"));
+        }
+        ("RollingUpdate", None) => errors.push(here.required("this should be defaulted and never be nil")),
+        ("RollingUpdate", Some(rolling)) => rolling_errors(rolling, &here, errors),
+        _ => errors.push(at.not_supported(strategy.clone(), &["Recreate", "RollingUpdate"])),
+    }
+}
+
+fn rolling_errors(rolling: &Value, at: &At<'_>, errors: &mut ErrorList) {
+    let amount = |field| rolling.get(field).cloned().unwrap_or(Value::Int(0));
+    let (unavailable, surge) = (amount("maxUnavailable"), amount("maxSurge"));
+    check::positive_int_or_percent(&unavailable, &at.child("maxUnavailable"), errors);
+    check::positive_int_or_percent(&surge, &at.child("maxSurge"), errors);
+    let zero = |value: &Value| check::percent(value).or(value.as_i64()).unwrap_or(0) == 0;
+    if zero(&unavailable) && zero(&surge) {
+        let why = "may not be 0 when `maxSurge` is 0";
+        errors.push(at.child("maxUnavailable").invalid(unavailable.clone(), why));
+    }
+    check::at_most_hundred_percent(&unavailable, &at.child("maxUnavailable"), errors);
 }

@@ -1,11 +1,15 @@
 //! ReplicaSet.
 
-use crate::fields::fill;
+use crate::At;
+use crate::check;
+use crate::fields::{fill, int};
 use crate::pod_spec;
-use crate::strategy::{Column, Strategy};
+use crate::pod_spec::validation;
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct ReplicaSet;
 
@@ -53,5 +57,83 @@ impl Strategy for ReplicaSet {
             images,
             table::selector(object.get_path(&["spec", "selector"])),
         ]
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if let Some(spec) = object.get("spec") {
+            spec_errors(spec, &At::new("spec"), &mut errors);
+        }
+        errors
+    }
+
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(context, new);
+        let selector = |object| Value::get_path(object, &["spec", "selector"]);
+        check::immutable(
+            selector(new),
+            selector(old),
+            &At::new("spec.selector"),
+            &mut errors,
+        );
+        errors
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
+        }
+    }
+}
+
+fn spec_errors(spec: &Value, at: &At<'_>, errors: &mut ErrorList) {
+    for field in ["replicas", "minReadySeconds"] {
+        check::not_negative(int(spec, field).unwrap_or(0), &at.child(field), errors);
+    }
+    // Upstream names the Deployment here too.
+    if let Some(selector) = check::workload_selector(spec, "deployment", at, errors) {
+        let template = spec.get("template");
+        validation::running_template(
+            template,
+            Some(&selector),
+            "ReplicaSet",
+            &at.child("template"),
+            errors,
+        );
+    }
+}
+
+struct Status;
+
+impl Subresource for Status {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, _old: &Value) -> ErrorList {
+        const COUNTS: [&str; 6] = [
+            "replicas",
+            "fullyLabeledReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "observedGeneration",
+            "terminatingReplicas",
+        ];
+        let mut errors = ErrorList::new();
+        let status = new.get("status").unwrap_or(&Value::Null);
+        check::status_counts(
+            status,
+            &COUNTS,
+            &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
+            "readyReplicas",
+            &mut errors,
+        );
+        errors
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:spec"]]
     }
 }

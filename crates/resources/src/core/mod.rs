@@ -18,6 +18,8 @@ mod secret;
 pub mod service;
 mod service_account;
 
+pub(crate) use persistent_volume_claim::claim_spec;
+
 /// The group's kinds.
 pub(crate) const ALL: &[Entry] = &[
     ("", "configmaps", &config_map::ConfigMap),

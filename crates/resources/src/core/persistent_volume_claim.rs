@@ -1,12 +1,17 @@
 //! PersistentVolumeClaim.
 
 use super::persistent_volume::{access_modes, class, phase};
-use crate::fields::{fill_text, present, text};
+use crate::At;
+use crate::check;
+use crate::diff;
+use crate::fields::{fill_text, list, present, same, text, text_at, texts};
 use crate::pod_spec::{resources, volume_defaults};
 use crate::strategy::{Column, Context, Strategy, keep};
 use crate::table;
 use jiff::Timestamp;
-use machinery::Value;
+use machinery::field::ErrorList;
+use machinery::quantity::Quantity;
+use machinery::{Value, meta};
 
 pub(crate) struct PersistentVolumeClaim;
 
@@ -45,6 +50,20 @@ impl Strategy for PersistentVolumeClaim {
         keep(new, old, "status");
         drop_unknown_source(new, Some(old));
         normalize_data_source(new);
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if let Some(spec) = object.get("spec") {
+            claim_spec(spec, &At::new("spec"), &mut errors);
+        }
+        errors
+    }
+
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(context, new);
+        change(new, old, &mut errors);
+        errors
     }
 
     fn selectable_fields(&self) -> &'static [&'static str] {
@@ -120,5 +139,158 @@ fn normalize_data_source(claim: &mut Value) {
             spec.remove_path(&["dataSource", "namespace"]);
         }
         _ => {}
+    }
+}
+
+const MODES: [&str; 4] = [
+    "ReadOnlyMany",
+    "ReadWriteMany",
+    "ReadWriteOnce",
+    "ReadWriteOncePod",
+];
+
+/// Judges a claim's spec, or a template's.
+pub(crate) fn claim_spec(spec: &Value, at: &At<'_>, errors: &mut ErrorList) {
+    let modes = list(spec, "accessModes");
+    let at_modes = at.child("accessModes");
+    if modes.is_empty() {
+        errors.push(at_modes.required("at least 1 access mode is required"));
+    }
+    check::label_selector(present(spec, "selector"), &at.child("selector"), errors);
+    for mode in texts(spec, "accessModes") {
+        check::one_of(mode, &MODES, &at_modes, errors);
+    }
+    let alone = texts(spec, "accessModes").any(|mode| mode == "ReadWriteOncePod");
+    if alone && texts(spec, "accessModes").any(|mode| mode != "ReadWriteOncePod" && MODES.contains(&mode)) {
+        errors.push(at_modes.forbidden("may not use ReadWriteOncePod with other access modes"));
+    }
+    let at_size = at.child("resources");
+    let at_size = at_size.key("storage");
+    match spec.get_str_path(&["resources", "requests", "storage"]) {
+        None => errors.push(at_size.required("")),
+        Some(size) if size.parse::<Quantity>().is_ok_and(|size| size.sign() <= 0) => {
+            errors.push(at_size.invalid(size, check::POSITIVE));
+        }
+        Some(_) => {}
+    }
+    let class = text(spec, "storageClassName");
+    if !class.is_empty() {
+        check::subdomain(class, &at.child("storageClassName"), errors);
+    }
+    if let Some(mode) = present(spec, "volumeMode").and_then(Value::as_str) {
+        check::one_of(mode, &["Block", "Filesystem"], &at.child("volumeMode"), errors);
+    }
+    sources(spec, at, errors);
+    let class = text(spec, "volumeAttributesClassName");
+    if !class.is_empty() {
+        check::subdomain(class, &at.child("volumeAttributesClassName"), errors);
+    }
+}
+
+fn sources(spec: &Value, at: &At<'_>, errors: &mut ErrorList) {
+    for field in ["dataSource", "dataSourceRef"] {
+        let Some(source) = present(spec, field) else {
+            continue;
+        };
+        let at = at.child(field);
+        for field in ["name", "kind"] {
+            if text(source, field).is_empty() {
+                errors.push(at.child(field).required(""));
+            }
+        }
+        let (group, kind) = (text(source, "apiGroup"), text(source, "kind"));
+        if group.is_empty() && kind != "PersistentVolumeClaim" {
+            let why = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+            errors.push(at.invalid(kind, why));
+        }
+        if !group.is_empty() {
+            check::subdomain(group, &at.child("apiGroup"), errors);
+        }
+        let namespace = text(source, "namespace");
+        if !namespace.is_empty() {
+            check::label(namespace, &at.child("namespace"), errors);
+        }
+    }
+    let (Some(source), Some(reference)) = (present(spec, "dataSource"), present(spec, "dataSourceRef"))
+    else {
+        return;
+    };
+    let shown = at.child("dataSource").path().to_string();
+    let same = ["apiGroup", "kind", "name"]
+        .iter()
+        .all(|field| text(source, field) == text(reference, field));
+    if !text(reference, "namespace").is_empty() {
+        errors.push(at.invalid(
+            shown,
+            "may not be specified when dataSourceRef.namespace is specified",
+        ));
+    } else if !same {
+        errors.push(at.invalid(shown, "must match dataSourceRef"));
+    }
+}
+
+/// A claim keeps its spec, but its size while it is bound, its attributes, and the volume it gets.
+fn change(new: &Value, old: &Value, errors: &mut ErrorList) {
+    const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+    const SIZE: [&str; 4] = ["spec", "resources", "requests", "storage"];
+    let mut munged = new.clone();
+    let mut restore = |path: &[&str]| match old.get_path(path) {
+        Some(value) => munged.set_path(path, value.clone()),
+        None => {
+            munged.remove_path(path);
+        }
+    };
+    if text_at(old, &["spec", "volumeName"]).is_empty() {
+        restore(&["spec", "volumeName"]);
+    }
+    let annotation = |claim| meta::annotation(claim, CLASS_ANNOTATION).unwrap_or_default();
+    if annotation(new) != annotation(old) {
+        let at = At::new("metadata.annotations");
+        errors.push(
+            at.key(CLASS_ANNOTATION)
+                .invalid(annotation(new), check::IMMUTABLE),
+        );
+    }
+    let class = |claim: &Value| {
+        claim
+            .get_path(&["spec", "storageClassName"])
+            .filter(|v| !v.is_null())
+            .is_some()
+    };
+    let annotated = annotation(old);
+    if class(new)
+        && !class(old)
+        && (annotated.is_empty() || annotated == text_at(new, &["spec", "storageClassName"]))
+    {
+        restore(&["spec", "storageClassName"]);
+    }
+    if text_at(new, &["status", "phase"]) == "Bound" {
+        restore(&SIZE);
+        restore(&["spec", "volumeAttributesClassName"]);
+    }
+    let at = At::new("spec");
+    if !same(&munged, old, &["spec"]) {
+        let spec = |claim: &Value| claim.get("spec").cloned().unwrap_or_default();
+        let changes = diff::unified(&spec(old), &spec(&munged));
+        errors.push(at.forbidden(format!(
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound \
+             claims\n{changes}"
+        )));
+    }
+    let amount =
+        |claim: &Value, path: &[&str]| text_at(claim, path).parse::<Quantity>().unwrap_or(Quantity::ZERO);
+    if amount(new, &SIZE) < amount(old, &SIZE)
+        && amount(new, &SIZE) <= amount(old, &["status", "capacity", "storage"])
+    {
+        let at = at.child("resources.requests.storage");
+        errors.push(at.forbidden("field can not be less than status.capacity"));
+    }
+    let mode = |claim| Value::get_path(claim, &["spec", "volumeMode"]);
+    check::immutable(mode(new), mode(old), &At::new("volumeMode"), errors);
+    let attributes = text_at(new, &["spec", "volumeAttributesClassName"]);
+    if attributes.is_empty() && !text_at(old, &["status", "currentVolumeAttributesClassName"]).is_empty() {
+        let at = at.child("volumeAttributesClassName");
+        let why = "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil";
+        errors.push(at.forbidden(why));
     }
 }

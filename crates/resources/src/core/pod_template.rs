@@ -1,11 +1,14 @@
 //! PodTemplate.
 
+use crate::At;
 use crate::fields::entries;
 use crate::pod_spec;
-use crate::strategy::{Column, Strategy};
+use crate::pod_spec::validation;
+use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct PodTemplate;
 
@@ -44,5 +47,13 @@ impl Strategy for PodTemplate {
             .map(|m| entries(m, "labels"))
             .unwrap_or_default();
         vec![table::name(object), names, images, table::labels(labels)]
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if let Some(template) = object.get("template") {
+            validation::pod_template(template, &At::new("template"), &mut errors);
+        }
+        errors
     }
 }

@@ -1,11 +1,16 @@
 //! ReplicationController.
 
+use crate::At;
 use crate::KindInfo;
-use crate::fields::{entries, fill, present};
+use crate::check;
+use crate::fields::{entries, fill, int, present};
 use crate::pod_spec;
-use crate::strategy::{Column, GarbageCollection, Strategy};
+use crate::pod_spec::validation;
+use crate::strategy::{Column, Context, GarbageCollection, Strategy, Subresource, default_subresource, keep};
 use crate::table;
 use jiff::Timestamp;
+use machinery::field::ErrorList;
+use machinery::selector::LabelSelector;
 use machinery::{Map, Value, meta};
 
 pub(crate) struct ReplicationController;
@@ -71,5 +76,81 @@ impl Strategy for ReplicationController {
             images,
             table::labels(selector),
         ]
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if let Some(spec) = object.get("spec") {
+            spec_errors(spec, &At::new("spec"), &mut errors);
+        }
+        errors
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
+        }
+    }
+}
+
+fn spec_errors(spec: &Value, at: &At<'_>, errors: &mut ErrorList) {
+    check::not_negative(
+        int(spec, "minReadySeconds").unwrap_or(0),
+        &at.child("minReadySeconds"),
+        errors,
+    );
+    let labels = spec
+        .get("selector")
+        .and_then(Value::as_object)
+        .filter(|labels| !labels.is_empty());
+    if labels.is_none() {
+        errors.push(at.child("selector").required(""));
+    }
+    match int(spec, "replicas") {
+        None => errors.push(at.child("replicas").required("")),
+        Some(replicas) => check::not_negative(replicas, &at.child("replicas"), errors),
+    }
+    let selector = labels.map(LabelSelector::from_map);
+    let at = at.child("template");
+    validation::running_template(
+        spec.get("template"),
+        selector.as_ref(),
+        "ReplicationController",
+        &at,
+        errors,
+    );
+}
+
+struct Status;
+
+impl Subresource for Status {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, _old: &Value) -> ErrorList {
+        const COUNTS: [&str; 5] = [
+            "replicas",
+            "fullyLabeledReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "observedGeneration",
+        ];
+        let mut errors = ErrorList::new();
+        let status = new.get("status").unwrap_or(&Value::Null);
+        check::status_counts(
+            status,
+            &COUNTS,
+            &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
+            "readyReplicas",
+            &mut errors,
+        );
+        errors
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:spec"]]
     }
 }

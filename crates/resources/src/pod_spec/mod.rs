@@ -6,6 +6,7 @@ pub mod image;
 pub mod pod_level;
 pub mod qos;
 pub mod resources;
+pub mod validation;
 pub mod volume_defaults;
 
 pub use defaults::{pod_spec, pod_template};

@@ -71,10 +71,13 @@ fn is_sidecar(container: &Value) -> bool {
 
 fn summary(pod: &Value, spec: &Value, status: &Value) -> Summary {
     let phase = text(status, "phase");
-    let mut out = Summary::default();
-    out.reason = match text(status, "reason") {
+    let reason = match text(status, "reason") {
         "" => phase.to_owned(),
         reason => reason.to_owned(),
+    };
+    let mut out = Summary {
+        reason,
+        ..Summary::default()
     };
     let is_gated = |condition: &Value| {
         text(condition, "type") == "PodScheduled" && text(condition, "reason") == "SchedulingGated"

@@ -2,7 +2,10 @@
 
 mod columns;
 mod prepare;
+mod resize;
 mod subresources;
+mod transitions;
+mod validation;
 
 use crate::KindInfo;
 use crate::fields::{fill, flag, list, list_mut, text, text_at};
@@ -10,7 +13,8 @@ use crate::pod_spec::{self, pod_level, resources};
 use crate::strategy::{Column, Context, Grace, Strategy, Subresource, default_subresource, keep};
 use compact_str::CompactString;
 use jiff::Timestamp;
-use machinery::Value;
+use machinery::field::ErrorList;
+use machinery::{Value, meta};
 
 pub(crate) struct Pod;
 
@@ -25,6 +29,26 @@ impl Strategy for Pod {
 
     fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
         prepare::for_create(object);
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        validation::create(object)
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        validation::update(new, old)
+    }
+
+    fn warnings_on_create(&self, _context: &Context<'_>, object: &Value) -> Vec<String> {
+        let wrong = machinery::names::dns1123_label(meta::name(object));
+        if wrong.is_empty() {
+            return Vec::new();
+        }
+        vec![format!(
+            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label \
+             is recommended: [{}]",
+            wrong.join(" ")
+        )]
     }
 
     fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {

@@ -1,8 +1,9 @@
 //! The subresources that write a part of the pod.
 
-use super::prepare;
+use super::{prepare, resize, validation};
 use crate::fields::{list, text};
 use crate::strategy::{Context, Subresource, keep};
+use machinery::field::ErrorList;
 use machinery::{Key, Value, meta};
 
 /// The subresource of a name, if Pod has one of its own.
@@ -37,6 +38,10 @@ impl Subresource for Status {
             &["f:metadata", "f:ownerReferences"],
         ]
     }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        validation::status_update(new, old)
+    }
 }
 
 struct EphemeralContainers;
@@ -54,6 +59,10 @@ impl Subresource for EphemeralContainers {
             }
         }
         prepare::count_changes(new, old);
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        validation::ephemeral_update(new, old)
     }
 }
 
@@ -82,6 +91,10 @@ impl Subresource for Resize {
         keep(new, old, "status");
         reset_metadata(new, old);
         prepare::count_changes(new, old);
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        resize::update(new, old)
     }
 }
 

@@ -5,10 +5,15 @@ pub mod allocate;
 mod cluster_ips;
 mod columns;
 pub mod families;
+mod traffic;
+mod validation;
+
+pub(crate) use validation::endpoint_ip;
 
 use crate::fields::{fill, fill_number, fill_text, list_mut, object_mut, same, text, text_at};
-use crate::strategy::{Column, Context, Strategy, keep};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
 use jiff::Timestamp;
+use machinery::field::ErrorList;
 use machinery::{Map, Value};
 
 pub(crate) struct Service;
@@ -37,6 +42,24 @@ impl Strategy for Service {
     fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
         object.set_path(&["status"], Value::object());
         object.set_path(&["status", "loadBalancer"], Value::object());
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::service(object, None, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        validation::update(new, old)
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
+        }
     }
 
     fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
@@ -179,5 +202,21 @@ fn drop_type_dependent_fields(new: &mut Value, old: &Value) {
         && let Some(status) = new.get_mut("status")
     {
         status.set_path(&["loadBalancer"], Value::object());
+    }
+}
+
+struct Status;
+
+impl Subresource for Status {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        validation::status(new, old)
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:spec"]]
     }
 }
