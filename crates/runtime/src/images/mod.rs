@@ -77,14 +77,23 @@ pub(crate) fn io_error(operation: &'static str, path: &Path, source: io::Error) 
     }
 }
 
-/// An error with its causes in one line, for people.
+/// An error with its causes in one line, for people; what an outer message repeats is not said twice.
 pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
         source = cause.source();
     }
     text
+}
+
+/// A system error's text as other systems' tools write it: in lower case, without Rust's "(os error 2)".
+pub(crate) fn errno_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

@@ -277,7 +277,7 @@ impl Pull {
             ),
             PullFailure::Other => (
                 PullFailure::Other,
-                format!("failed to do request: {}", super::describe(error)),
+                format!("failed to do request: {}", request_failed(error)),
             ),
         };
         self.failed(kind, format!("failed to resolve reference \"{name}\": {why}"))
@@ -297,6 +297,27 @@ impl Pull {
             kind,
         }
     }
+}
+
+/// Why a request came to nothing, in the words of Go's client where the cause is a common one.
+fn request_failed(error: &OciDistributionError) -> String {
+    let text = super::describe(error);
+    let OciDistributionError::RequestError(request) = error else {
+        return text;
+    };
+    let Some(url) = request.url() else { return text };
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port_or_known_default().unwrap_or_default();
+    let why = if text.contains("dns error") {
+        format!("dial tcp: lookup {host}: no such host")
+    } else if request.is_timeout() {
+        format!("dial tcp {host}:{port}: i/o timeout")
+    } else if text.contains("Connection refused") {
+        format!("dial tcp {host}:{port}: connect: connection refused")
+    } else {
+        return text;
+    };
+    format!("Get \"{url}\": {why}")
 }
 
 fn classify(error: &OciDistributionError) -> PullFailure {

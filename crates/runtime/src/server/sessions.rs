@@ -332,10 +332,13 @@ async fn connect(engine: &Arc<Engine>, pod_id: &str, port: u16) -> Result<TcpStr
                 stream.set_nodelay(true).ok();
                 return Ok(stream);
             }
-            Err(error) => problems.push(format!(
-                "{}: dial {address}: {error}",
-                if address.is_ipv4() { "IPv4" } else { "IPv6" }
-            )),
+            Err(error) => {
+                let version = if address.is_ipv4() { 4 } else { 6 };
+                let why = crate::images::errno_text(&error);
+                problems.push(format!(
+                    "IPv{version}: dial tcp{version} {address}: connect: {why}"
+                ));
+            }
         }
     }
     Err(format!(

@@ -4,10 +4,8 @@
 //! seccomp filter can only be installed with `CAP_SYS_ADMIN`, so both are done here, in runc's order.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +18,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
 use super::files;
+use crate::images::errno_text;
 
 /// The process's final rights, as bit sets; the file `security.json` in the container's directory. An exec
 /// gets those of its container.
@@ -182,15 +181,6 @@ fn executable(path: &Path) -> io::Result<()> {
         return Err(rustix::io::Errno::ACCESS.into());
     }
     Ok(())
-}
-
-/// The error's text in lower case and without Rust's "(os error 2)".
-fn errno_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or(&text);
-    OsStr::from_bytes(text.as_bytes())
-        .to_string_lossy()
-        .to_lowercase()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::executor::Payload;
 use super::files;
+use crate::images::describe;
 
 /// What a helper came to; read by the shim when the helper has exited.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,7 +66,7 @@ fn start(dir: &Path, oom_score_adj: Option<&str>) -> Result<i32, String> {
         .with_detach(true)
         .as_sibling(true)
         .build()
-        .map_err(|error| chain(&error))?;
+        .map_err(|error| describe(&error))?;
     let pid = container
         .pid()
         .ok_or("libcontainer reported no process")?
@@ -74,7 +75,7 @@ fn start(dir: &Path, oom_score_adj: Option<&str>) -> Result<i32, String> {
         // Lowering it needs CAP_SYS_RESOURCE, which a nested node lacks; the container runs without.
         std::fs::write(format!("/proc/{pid}/oom_score_adj"), adj).ok();
     }
-    container.start().map_err(|error| chain(&error))?;
+    container.start().map_err(|error| describe(&error))?;
     reported(failure)?;
     Ok(pid)
 }
@@ -88,7 +89,7 @@ fn join(dir: &Path, exec_dir: &Path) -> Result<i32, String> {
         .as_sibling(true)
         .build();
     reported(failure)?;
-    built.map(|pid| pid.as_raw()).map_err(|error| chain(&error))
+    built.map(|pid| pid.as_raw()).map_err(|error| describe(&error))
 }
 
 fn payload(dir: &Path) -> io::Result<(File, Payload)> {
@@ -106,7 +107,7 @@ fn builder(dir: &Path, process_dir: &Path, payload: Payload) -> Result<Container
     let console = console.exists().then_some(console);
     ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_root_path(dir.join(files::OCI_STATE))
-        .map_err(|error| chain(&error))
+        .map_err(|error| describe(&error))
         .map(|builder| builder.with_executor(payload).with_console_socket(console))
 }
 
@@ -120,19 +121,4 @@ fn reported(mut failure: File) -> Result<(), String> {
         true => Ok(()),
         false => Err(message),
     }
-}
-
-/// An error with its causes; libcontainer's outer messages alone say little.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

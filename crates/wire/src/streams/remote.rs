@@ -31,6 +31,8 @@ pub struct Streams {
     pub stderr: Option<Writer>,
     /// The client's terminal, whenever it changes.
     pub resize: mpsc::Receiver<TerminalSize>,
+    /// The way back of the stdin stream. Nothing is sent on it, but its end tells kubectl to stop sending.
+    pub(super) stdin_back: Option<Writer>,
     pub(super) status: Writer,
     pub(super) form: StatusForm,
     /// Cancelled when the client has gone.
@@ -77,7 +79,10 @@ impl StatusForm {
 impl Streams {
     /// Tells the client how it went and ends all streams.
     pub async fn finish(mut self, outcome: Outcome) -> io::Result<()> {
-        for stream in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
+        for stream in [&mut self.stdin_back, &mut self.stdout, &mut self.stderr]
+            .into_iter()
+            .flatten()
+        {
             stream.shutdown().await?;
         }
         let text = match self.form {
@@ -155,8 +160,10 @@ pub(super) async fn over_spdy(io: BoxIo, protocol: &str, options: Options) -> io
         tokio::spawn(read_sizes(stream, sizes));
     }
     let status = opened.error.ok_or(io::ErrorKind::InvalidData)?;
+    let (stdin, stdin_back) = opened.stdin.map(|stream| (stream.reader, stream.writer)).unzip();
     Ok(Streams {
-        stdin: opened.stdin.map(|stream| stream.reader),
+        stdin,
+        stdin_back,
         stdout: opened.stdout.map(|stream| stream.writer),
         stderr: opened.stderr.map(|stream| stream.writer),
         resize,
@@ -275,17 +282,21 @@ mod tests {
             let mut connection = Connection::client(Box::new(theirs));
             let mut open = async |name: &str| connection.open(&[("streamtype", name)]).await.unwrap();
             let mut error = open("error").await;
-            let mut stdin = open("stdin").await;
+            let stdin = open("stdin").await;
             let mut stdout = open("stdout").await;
             let mut resize = open("resize").await;
+            let (mut stdin_back, mut stdin) = (stdin.reader, stdin.writer);
+            // As kubectl does: the server's end of this stream stops the sending.
+            let mut stopped = tokio::spawn(async move { stdin_back.read_to_end(&mut Vec::new()).await });
             resize
                 .writer
                 .write_all(br#"{"Width":1,"Height":2}{"Width":3,"#)
                 .await
                 .unwrap();
             resize.writer.write_all(br#""Height":4}"#).await.unwrap();
-            stdin.writer.write_all(&b"typed".repeat(50_000)).await.unwrap();
-            stdin.writer.shutdown().await.unwrap();
+            stdin.write_all(&b"typed".repeat(50_000)).await.unwrap();
+            assert!(tokio::time::timeout(Duration::ZERO, &mut stopped).await.is_err());
+            stdin.shutdown().await.unwrap();
             let (mut out, mut status) = (Vec::new(), String::new());
             stdout.reader.read_to_end(&mut out).await.unwrap();
             error.reader.read_to_string(&mut status).await.unwrap();

@@ -81,6 +81,7 @@ pub(super) async fn remote_command(
     let writer = |channel| Writer::new(channel, &queue).without_end();
     Ok(Streams {
         stdin: options.stdin.then_some(stdin),
+        stdin_back: None,
         stdout: options.stdout.then(|| writer(STDOUT)),
         stderr: options.stderr.then(|| writer(STDERR)),
         resize,
