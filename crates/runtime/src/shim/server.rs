@@ -15,6 +15,7 @@ use linux::process::Processes;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::inotify;
 use rustix::process::WaitStatus;
 
 use super::links::{Link, LinkKind};
@@ -30,6 +31,8 @@ const ATTACH_BACKLOG: usize = 64 * 1024;
 pub(super) struct Server {
     pub(super) listener: UnixListener,
     pub(super) signals: SignalFd,
+    /// Speaks when a file of the pod's directory is deleted.
+    directory: OwnedFd,
     pub(super) pause_pid: Option<i32>,
     pub(super) containers: HashMap<String, Container>,
     /// Helpers at work, by their pid.
@@ -66,6 +69,7 @@ pub(super) enum Launching {
 #[derive(Clone, Copy)]
 enum Source<'a> {
     Signals,
+    Directory,
     Listener,
     Output(&'a str, usize),
     Input(&'a str),
@@ -75,6 +79,7 @@ enum Source<'a> {
 #[derive(Clone)]
 enum Ready {
     Signals,
+    Directory,
     Listener,
     Output(String, usize),
     Input(String),
@@ -88,9 +93,12 @@ impl Server {
         mask.thread_block()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         listener.set_nonblocking(true)?;
+        let directory = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&directory, ".", inotify::WatchFlags::DELETE)?;
         Ok(Server {
             listener,
             signals,
+            directory,
             pause_pid,
             containers: HashMap::new(),
             launches: HashMap::new(),
@@ -106,6 +114,7 @@ impl Server {
             for ready in self.wait() {
                 match ready {
                     Ready::Signals => self.reap(&mut buffer),
+                    Ready::Directory => self.directory_changed(&mut buffer),
                     Ready::Listener => self.accept(),
                     Ready::Output(id, index) => self.output(&id, index, &mut buffer),
                     Ready::Input(id) => self.input(&id),
@@ -118,9 +127,10 @@ impl Server {
     }
 
     fn wait(&self) -> Vec<Ready> {
-        let mut sources = vec![Source::Signals, Source::Listener];
+        let mut sources = vec![Source::Signals, Source::Directory, Source::Listener];
         let mut fds = vec![
             PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::new(&self.directory, PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
         ];
         for (id, container) in &self.containers {
@@ -158,6 +168,7 @@ impl Server {
         ready
             .map(|(fd, source)| match *source {
                 Source::Signals => Ready::Signals,
+                Source::Directory => Ready::Directory,
                 Source::Listener => Ready::Listener,
                 Source::Output(id, index) => Ready::Output(id.to_owned(), index),
                 Source::Input(id) => Ready::Input(id.to_owned()),
@@ -409,6 +420,14 @@ impl Server {
             _ => None,
         });
         found.map_or(Reply::NotFound, set)
+    }
+
+    /// Whoever deletes the pod's directory from under us has no more use for the pod, and no more way to say so.
+    fn directory_changed(&mut self, buffer: &mut [u8]) {
+        while rustix::io::read(&self.directory, &mut *buffer).is_ok_and(|got| got > 0) {}
+        if !Path::new(files::SOCKET).exists() {
+            self.shutdown();
+        }
     }
 
     fn shutdown(&mut self) {

@@ -19,6 +19,10 @@ pub(crate) const TESTS: &[Test] = &[
         containers_outlive_a_killed_runtime,
     ),
     ("a_killed_shim_ends_its_pod", a_killed_shim_ends_its_pod),
+    (
+        "a_deleted_directory_ends_its_pod",
+        a_deleted_directory_ends_its_pod,
+    ),
 ];
 
 /// `<binary> serve <root>`: a runtime that says when it is ready, and stays.
@@ -186,4 +190,35 @@ fn a_killed_shim_ends_its_pod() {
         }
         pod.remove().await;
     });
+}
+
+fn a_deleted_directory_ends_its_pod() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let shim = block_on(async {
+        let clients = cri::connect(place.socket()).await.unwrap();
+        import(&place, &clients).await;
+        let pod = Pod::run(&place, &clients, |_| ()).await;
+        pod.launch("one", "exec sleep 1000", |_| ()).await;
+        let request = PodSandboxStatusRequest {
+            pod_sandbox_id: pod.id.clone(),
+            verbose: true,
+        };
+        let info = clients
+            .runtime
+            .clone()
+            .pod_sandbox_status(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .info;
+        let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+        info["pid"].as_u64().unwrap() as u32
+    });
+    let shim = linux::process::PidFd::open(shim).unwrap().unwrap();
+    drop(server);
+    // As an impatient person would, with the runtime gone.
+    linux::mount::unmount_under(&linux::Kernel, &place.root()).unwrap();
+    std::fs::remove_dir_all(place.root().join("pods")).unwrap();
+    assert!(shim.wait(std::time::Duration::from_secs(10)).unwrap());
 }
