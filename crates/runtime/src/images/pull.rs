@@ -350,25 +350,5 @@ fn classify_code(code: &OciErrorCode) -> PullFailure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plain_http_is_for_loopback_and_the_listed() {
-        let registries = Registries {
-            insecure: vec!["registry.lan:5000".to_owned()],
-        };
-        for plain in [
-            "localhost:5000",
-            "127.0.0.1:5000",
-            "127.0.0.1",
-            "[::1]:5000",
-            "registry.lan:5000",
-        ] {
-            assert!(registries.is_plain(plain), "{plain}");
-        }
-        for secure in ["index.docker.io", "registry.lan", "localhost.example.com"] {
-            assert!(!registries.is_plain(secure), "{secure}");
-        }
-    }
-}
+#[path = "pull_tests.rs"]
+mod tests;
