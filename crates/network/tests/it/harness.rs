@@ -53,6 +53,8 @@ fn run_on_a_node(ranges: &str, test: impl AsyncFnOnce(&mut TestNode) + Send) {
         return;
     }
     let outcome = in_new_net(|| {
+        // A new namespace may take this over from a host that forwards already.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
