@@ -178,7 +178,7 @@ async fn an_image_is_pulled_once() {
     let (_dir, images) = store();
     let name = format!("{host}/app:1");
     let record = images.pull(&name, Credentials::Anonymous, quiet()).await.unwrap();
-    assert_eq!(record.tags, [name.clone()]);
+    assert_eq!(record.tags, std::slice::from_ref(&name));
     assert!(record.digests[0].starts_with(&format!("{host}/app@sha256:")));
     assert_eq!(record.user, "1000:1000");
     let dirs = images.lower_dirs(&record.chain);

@@ -8,8 +8,6 @@ pub mod families;
 mod traffic;
 mod validation;
 
-pub(crate) use validation::endpoint_ip;
-
 use crate::fields::{fill, fill_number, fill_text, list_mut, object_mut, same, text, text_at};
 use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
 use jiff::Timestamp;
