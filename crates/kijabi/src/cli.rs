@@ -16,7 +16,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a cluster on this machine, in the foreground (pods live on when it stops)
-    Up(Up),
+    Up(Box<Up>),
     /// Stop every pod and remove all that this instance made on the host
     Down(Down),
     /// Say what runs
