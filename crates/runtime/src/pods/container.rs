@@ -17,13 +17,10 @@ use super::state::{CONTAINERS, Container, ContainerState, Pod, container_config,
 use super::{Engine, sandbox, stop_signal};
 use crate::oci::resources;
 use crate::oci::spec::{self, CgroupView, Namespaces, PidNamespace};
-use crate::shim::files;
-use crate::shim::protocol::{Exit, Request, StartSpec};
+use crate::shim::protocol::{Request, StartSpec};
 
 /// How long a killed process may take to be gone before that is an error.
 const KILL_PATIENCE: Duration = Duration::from_secs(120);
-/// What a container exits with that could not be started, containerd's figure.
-const START_FAILED: i32 = 128;
 
 impl Engine {
     pub(crate) async fn create_container(
@@ -177,6 +174,8 @@ impl Engine {
             let fresh = container.state == ContainerState::Created;
             if fresh {
                 container.state = ContainerState::Starting;
+                // Now, because a short life may be over before the start is answered.
+                container.record.started_at = now();
             }
             fresh
         });
@@ -190,7 +189,6 @@ impl Engine {
         match result {
             Ok(pid) => {
                 let saved = self.change(&container.id, |container| {
-                    container.record.started_at = now();
                     if container.state == ContainerState::Starting {
                         container.state = ContainerState::Running { pid };
                     }
@@ -203,16 +201,7 @@ impl Engine {
                 Ok(())
             }
             Err(message) => {
-                let exit = Exit {
-                    code: START_FAILED,
-                    at: now(),
-                    oom_killed: false,
-                    message: message.clone(),
-                };
-                if let Err(error) = super::state::write_json(&container.dir, files::EXIT, &exit) {
-                    tracing::warn!(container = %container.id, %error, "the end cannot be written down");
-                }
-                self.exited(&container.id, exit);
+                self.start_failed(&container.id, message.clone());
                 Err(Status::unknown(format!(
                     "failed to start container {:?}: {message}",
                     container.id

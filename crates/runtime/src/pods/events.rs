@@ -11,6 +11,8 @@ use super::state::{ContainerState, now};
 use crate::shim::client::Connection;
 use crate::shim::protocol::{Event, Exit};
 
+/// What a container exits with that could not be started, containerd's figure.
+const START_FAILED: i32 = 128;
 /// How a container ends that nobody saw ending.
 pub(super) const LOST: i32 = 255;
 
@@ -45,12 +47,59 @@ impl Engine {
         let engine = self.clone();
         tokio::spawn(async move {
             while let Some(event) = connection.event().await {
-                if let Event::Exited { id, exit } = event {
-                    engine.exited(&id, exit);
+                match event {
+                    Event::Exited { id, exit } => engine.exited(&id, exit),
+                    Event::Started { id, pid } => engine.started_unasked(&id, pid),
+                    Event::StartFailed { id, message } => engine.start_failed_unasked(&id, message),
+                    // Those who wait for an exec have a connection of their own.
+                    Event::ExecExited { .. } => {}
                 }
             }
             engine.shim_gone(&pod_id).await;
         });
+    }
+
+    /// A start that an earlier runtime asked for has come to something; ours are told to who asked.
+    fn started_unasked(self: &Arc<Self>, id: &str, pid: i32) {
+        let changed = self.change(id, |container| {
+            if container.state != ContainerState::StartingAdopted {
+                return None;
+            }
+            container.state = ContainerState::Running { pid };
+            container.record.started_at = now();
+            if let Err(error) = container.save() {
+                tracing::warn!(container = %container.id, %error, "the start cannot be written down");
+            }
+            Some(container.pod_id.clone())
+        });
+        if let Some(Some(pod_id)) = changed {
+            self.announce(id, &pod_id, ContainerEventType::ContainerStartedEvent);
+        }
+    }
+
+    fn start_failed_unasked(self: &Arc<Self>, id: &str, message: String) {
+        let adopted = self.change(id, |container| container.state == ContainerState::StartingAdopted);
+        if adopted == Some(true) {
+            self.start_failed(id, message);
+        }
+    }
+
+    /// A container could not be started: it ends before it began.
+    pub(super) fn start_failed(self: &Arc<Self>, id: &str, message: String) {
+        let exit = Exit {
+            code: START_FAILED,
+            at: now(),
+            oom_killed: false,
+            message,
+        };
+        let written = self.change(id, |container| {
+            container.record.started_at = 0;
+            super::state::write_json(&container.dir, crate::shim::files::EXIT, &exit)
+        });
+        if let Some(Err(error)) = written {
+            tracing::warn!(container = %id, %error, "the end cannot be written down");
+        }
+        self.exited(id, exit);
     }
 
     /// A container has ended.

@@ -174,7 +174,7 @@ fn place(container: &mut Container, known: Option<&protocol::ContainerState>) {
                 ContainerState::Running { pid: known.pid }
             }
             // Its helper is still at work; nobody waits for it any more.
-            None => ContainerState::Starting,
+            None => ContainerState::StartingAdopted,
         },
         (None, None) if container.record.started_at == 0 => ContainerState::Created,
         (None, None) => ContainerState::Exited(Exit {

@@ -82,6 +82,8 @@ pub(crate) enum ContainerState {
     Created,
     /// On its way; an exit may be heard of before the start is.
     Starting,
+    /// The same, asked for by a runtime that is no more.
+    StartingAdopted,
     Running {
         pid: i32,
     },
@@ -127,7 +129,7 @@ impl Container {
     pub(crate) fn is_running(&self) -> bool {
         matches!(
             self.state,
-            ContainerState::Running { .. } | ContainerState::Starting
+            ContainerState::Running { .. } | ContainerState::Starting | ContainerState::StartingAdopted
         )
     }
 

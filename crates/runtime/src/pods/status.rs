@@ -122,7 +122,9 @@ fn pod_state(pod: &Pod) -> PodSandboxState {
 fn container_state(container: &Container) -> v1::ContainerState {
     match container.state {
         // Not running before the start has been answered.
-        ContainerState::Created | ContainerState::Starting => v1::ContainerState::ContainerCreated,
+        ContainerState::Created | ContainerState::Starting | ContainerState::StartingAdopted => {
+            v1::ContainerState::ContainerCreated
+        }
         ContainerState::Running { .. } => v1::ContainerState::ContainerRunning,
         ContainerState::Exited(_) => v1::ContainerState::ContainerExited,
     }

@@ -49,6 +49,8 @@ impl Server {
                 if let Launching::Container = what {
                     container.io.finish(Timestamp::now());
                     self.containers.remove(&id);
+                    let message = message.clone();
+                    self.tell(&Event::StartFailed { id, message });
                 }
                 return answer(&socket, &failed(message));
             }
@@ -56,6 +58,10 @@ impl Server {
         match what {
             Launching::Container => {
                 container.pid = pid;
+                if let Some(signal) = container.waiting_signal.take() {
+                    // It may have ended in between, which is all the signal could ask for.
+                    send_signal(pid, signal).ok();
+                }
                 let reply = match container.io.started(container.spec.stdin) {
                     Ok(()) => Reply::Started { pid },
                     Err(error) => {
@@ -64,6 +70,7 @@ impl Server {
                     }
                 };
                 answer(&socket, &reply);
+                self.tell(&Event::Started { id, pid });
             }
             Launching::Exec { exec_id, console } => {
                 let terminal = match console.map(|listener| stdio::take_console(&listener)).transpose() {

@@ -150,8 +150,22 @@ pub(crate) struct Exit {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Event {
-    Exited { id: String, exit: Exit },
-    ExecExited { code: i32 },
+    Exited {
+        id: String,
+        exit: Exit,
+    },
+    ExecExited {
+        code: i32,
+    },
+    /// A start that was asked for, perhaps by a runtime that is no more, has succeeded.
+    Started {
+        id: String,
+        pid: i32,
+    },
+    StartFailed {
+        id: String,
+        message: String,
+    },
 }
 
 /// Frames of an attached connection: one byte of kind, four of length, then the data.

@@ -48,6 +48,8 @@ pub(super) struct Container {
     pub(super) io: ContainerIo,
     pub(super) pid: i32,
     pub(super) exit: Option<Exit>,
+    /// Sent as soon as there is somebody to send it to.
+    pub(super) waiting_signal: Option<i32>,
 }
 
 /// A helper process and who waits for what it comes to.
@@ -312,6 +314,7 @@ impl Server {
                         io,
                         pid: 0,
                         exit: None,
+                        waiting_signal: None,
                     },
                 );
             }
@@ -381,16 +384,15 @@ impl Server {
         }
     }
 
-    fn kill(&self, id: &str, signal: i32) -> Reply {
-        match self.containers.get(id) {
-            Some(container) if container.exit.is_none() && container.pid != 0 => {
-                match send_signal(container.pid, signal) {
-                    Ok(()) => Reply::Done,
-                    Err(error) => failed(error),
-                }
+    fn kill(&mut self, id: &str, signal: i32) -> Reply {
+        match self.containers.get_mut(id) {
+            Some(container) if container.exit.is_some() => Reply::Done,
+            // On its way: the signal waits for it.
+            Some(container) if container.pid == 0 => {
+                container.waiting_signal = Some(signal);
+                Reply::Done
             }
-            // It has ended, which is all a signal could ask for.
-            Some(_) => Reply::Done,
+            Some(container) => done(send_signal(container.pid, signal)),
             None => Reply::NotFound,
         }
     }
