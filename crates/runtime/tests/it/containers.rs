@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("limits_reach_the_cgroup", limits_reach_the_cgroup),
     ("namespaces_are_shared_as_asked", namespaces_are_shared_as_asked),
     ("removal_leaves_nothing", removal_leaves_nothing),
+    ("many_pods_at_once", many_pods_at_once),
 ];
 
 fn a_container_runs_logs_and_exits() {
@@ -472,5 +473,24 @@ fn removal_leaves_nothing() {
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(place.root().to_str().unwrap()));
+    });
+}
+
+fn many_pods_at_once() {
+    with_runtime(|place, clients| async move {
+        let one = async |number: u32| {
+            let pod = Pod::run(&place, &clients, |config| {
+                config.metadata.as_mut().unwrap().name = format!("pod-{number}");
+            })
+            .await;
+            let name = format!("c{number}");
+            let (code, log) = pod
+                .output(&place, &name, &format!("echo {number}; exit {number}"), |_| ())
+                .await;
+            assert_eq!((code, log), (number as i32, number.to_string()));
+            pod.remove().await;
+        };
+        futures::future::join_all((0..20).map(one)).await;
+        assert_eq!(std::fs::read_dir(place.root().join("pods")).unwrap().count(), 0);
     });
 }
