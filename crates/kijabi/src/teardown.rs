@@ -58,9 +58,16 @@ pub(crate) async fn run(options: &Down, progress: &Progress) -> anyhow::Result<(
     }
     if options.purge {
         drop(lock);
-        std::fs::remove_dir_all(instance.root())
-            .with_context(|| format!("cannot remove {}", instance.root().display()))?;
-        progress.step(format_args!("{} removed", instance.root().display()));
+        match std::fs::remove_dir_all(instance.root()) {
+            Ok(()) => progress.step(format_args!("{} removed", instance.root().display())),
+            // A file system of its own: its content went, the mount is its owner's.
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                progress.step(format_args!("{} emptied", instance.root().display()));
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot remove {}", instance.root().display()));
+            }
+        }
     }
     Ok(())
 }
@@ -76,7 +83,7 @@ fn remove_cgroups(instance: &Instance) -> anyhow::Result<()> {
 
 /// Volumes and root file systems whose pod is gone.
 fn unmount_below(root: &Path) -> anyhow::Result<()> {
-    linux::mount::unmount_under(&linux::Kernel, root)
+    linux::mount::unmount_below(&linux::Kernel, root)
         .map(drop)
         .with_context(|| format!("cannot unmount what is below {}", root.display()))
 }

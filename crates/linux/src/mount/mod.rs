@@ -164,13 +164,17 @@ pub trait Mounts: Send + Sync {
 
 /// Unmounts everything at and under `path`, innermost first, and says how many mounts went.
 pub fn unmount_under(mounts: &dyn Mounts, path: &Path) -> Result<usize> {
+    unmount_where(mounts, |target| target.starts_with(path))
+}
+
+/// As [`unmount_under`], but leaves what is mounted at `path` itself: that is not ours to take away.
+pub fn unmount_below(mounts: &dyn Mounts, path: &Path) -> Result<usize> {
+    unmount_where(mounts, |target| target.starts_with(path) && target != path)
+}
+
+fn unmount_where(mounts: &dyn Mounts, wanted: impl Fn(&Path) -> bool) -> Result<usize> {
     let mut count = 0;
-    for entry in mounts
-        .table()?
-        .iter()
-        .rev()
-        .filter(|m| m.target.starts_with(path))
-    {
+    for entry in mounts.table()?.iter().rev().filter(|m| wanted(&m.target)) {
         count += usize::from(mounts.unmount(&entry.target, Unmount::Detach)?);
     }
     Ok(count)
