@@ -14,6 +14,9 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+/// How much of a body that is too large is still read, so that the refusal arrives.
+const DISCARDED: usize = 4 << 20;
+
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -79,6 +82,7 @@ impl Body {
             };
         }
         if self.size_hint().lower() > limit as u64 {
+            self.discard(DISCARDED).await;
             return Err(ReadError::TooLarge { limit });
         }
         // A body in one frame, which most are, is not copied.
@@ -89,6 +93,8 @@ impl Body {
                 continue;
             };
             if first.len() + all.len() + data.len() > limit {
+                drop((first, all));
+                self.discard(DISCARDED).await;
                 return Err(ReadError::TooLarge { limit });
             }
             if all.is_empty() && first.is_empty() {
@@ -104,6 +110,18 @@ impl Body {
             all.extend_from_slice(&data);
         }
         Ok(if all.is_empty() { first } else { Bytes::from(all) })
+    }
+
+    /// Reads on and throws away: a client of HTTP/1.1 that writes first and reads then would otherwise see a
+    /// broken pipe instead of the refusal.
+    async fn discard(&mut self, mut left: usize) {
+        while let Some(Ok(frame)) = self.frame().await {
+            let read = frame.data_ref().map_or(0, Bytes::len);
+            left = match left.checked_sub(read) {
+                Some(left) => left,
+                None => return,
+            };
+        }
     }
 }
 
