@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// What goes into an image: a docker-archive of one layer.
 #[derive(Debug, Default)]
-pub struct Image {
+pub(crate) struct Image {
     name: String,
     entrypoint: Vec<String>,
     /// Path in the image, mode, content.
@@ -19,49 +19,61 @@ pub struct Image {
 }
 
 impl Image {
-    pub fn new(name: &str, entrypoint: &[&str]) -> Self {
+    pub(crate) fn new(name: &str, entrypoint: &[&str]) -> Self {
         Self {
             name: name.to_owned(),
             entrypoint: entrypoint.iter().map(|word| (*word).to_owned()).collect(),
-            directories: vec![("tmp".to_owned(), 0o1777), ("etc".to_owned(), 0o755), ("var/run".to_owned(), 0o755)],
+            directories: vec![
+                ("tmp".to_owned(), 0o1777),
+                ("etc".to_owned(), 0o755),
+                ("var/run".to_owned(), 0o755),
+            ],
             ..Self::default()
         }
     }
 
-    pub fn file(mut self, path: &str, mode: u32, content: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn file(mut self, path: &str, mode: u32, content: impl Into<Vec<u8>>) -> Self {
         self.files.push((path.to_owned(), mode, content.into()));
         self
     }
 
-    pub fn directory(mut self, path: &str, mode: u32) -> Self {
+    pub(crate) fn directory(mut self, path: &str, mode: u32) -> Self {
         self.directories.push((path.to_owned(), mode));
         self
     }
 
     /// A program with every shared library it loads; `None` when it is not installed.
-    pub fn program(mut self, path: &str) -> Option<Self> {
+    pub(crate) fn program(mut self, path: &str) -> Option<Self> {
         let source = Path::new(path);
-        self.files.push((path[1..].to_owned(), 0o755, std::fs::read(source).ok()?));
+        self.files
+            .push((path[1..].to_owned(), 0o755, std::fs::read(source).ok()?));
         for library in libraries(source) {
             let content = std::fs::read(&library).ok()?;
-            self.files.push((library.to_string_lossy()[1..].to_owned(), 0o755, content));
+            self.files
+                .push((library.to_string_lossy()[1..].to_owned(), 0o755, content));
         }
         Some(self)
     }
 
     /// Busybox with its shell, and a link in `/bin` for each of its commands.
-    pub fn busybox(mut self) -> Option<Self> {
-        let busybox = std::fs::read("/bin/busybox").or_else(|_| std::fs::read("/usr/bin/busybox")).ok()?;
+    pub(crate) fn busybox(mut self) -> Option<Self> {
+        let busybox = std::fs::read("/bin/busybox")
+            .or_else(|_| std::fs::read("/usr/bin/busybox"))
+            .ok()?;
         self.files.push(("bin/busybox".to_owned(), 0o755, busybox));
         let list = Command::new("busybox").arg("--list").output().ok()?;
-        for command in String::from_utf8_lossy(&list.stdout).split_whitespace().filter(|name| *name != "busybox") {
-            self.links.push((format!("bin/{command}"), "/bin/busybox".to_owned()));
+        for command in String::from_utf8_lossy(&list.stdout)
+            .split_whitespace()
+            .filter(|name| *name != "busybox")
+        {
+            self.links
+                .push((format!("bin/{command}"), "/bin/busybox".to_owned()));
         }
         Some(self)
     }
 
     /// Writes the archive that `docker save` would write.
-    pub fn write(&self, path: &Path) {
+    pub(crate) fn write(&self, path: &Path) {
         let layer = self.layer();
         let digest = format!("sha256:{}", hex::encode(Sha256::digest(&layer)));
         let config = serde_json::to_vec(&serde_json::json!({
@@ -81,8 +93,14 @@ impl Image {
         }]))
         .expect("JSON");
         let mut archive = tar::Builder::new(std::fs::File::create(path).expect("archive"));
-        for (name, content) in [("layer.tar", &layer), (config_name.as_str(), &config), ("manifest.json", &manifest)] {
-            archive.append_data(&mut header(0o644, content.len() as u64), name, &content[..]).expect("entry");
+        for (name, content) in [
+            ("layer.tar", &layer),
+            (config_name.as_str(), &config),
+            ("manifest.json", &manifest),
+        ] {
+            archive
+                .append_data(&mut header(0o644, content.len() as u64), name, &content[..])
+                .expect("entry");
         }
         archive.into_inner().expect("archive").flush().expect("archive");
     }
@@ -92,10 +110,14 @@ impl Image {
         for (path, mode) in &self.directories {
             let mut entry = header(*mode, 0);
             entry.set_entry_type(tar::EntryType::Directory);
-            layer.append_data(&mut entry, path, std::io::empty()).expect("directory");
+            layer
+                .append_data(&mut entry, path, std::io::empty())
+                .expect("directory");
         }
         for (path, mode, content) in &self.files {
-            layer.append_data(&mut header(*mode, content.len() as u64), path, &content[..]).expect("file");
+            layer
+                .append_data(&mut header(*mode, content.len() as u64), path, &content[..])
+                .expect("file");
         }
         for (path, target) in &self.links {
             let mut entry = header(0o777, 0);
@@ -122,6 +144,10 @@ fn libraries(program: &Path) -> BTreeSet<PathBuf> {
     };
     String::from_utf8_lossy(&output.stdout)
         .lines()
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from))
+        .filter_map(|line| {
+            line.split_whitespace()
+                .find(|word| word.starts_with('/'))
+                .map(PathBuf::from)
+        })
         .collect()
 }

@@ -1,3 +1,13 @@
 //! Tests of the whole: the rules of the house, and a real node.
 
+mod api;
 mod architecture;
+mod commands;
+mod crash;
+mod harness;
+mod healing;
+mod images;
+mod payload;
+mod refusals;
+mod rollout;
+mod teardown;
