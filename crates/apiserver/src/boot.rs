@@ -13,11 +13,7 @@ const NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", 
 
 /// Makes what is missing.
 pub(crate) async fn run(core: &Core, advertise: Option<&Advertise>) -> Result<(), ApiError> {
-    let maker = Maker {
-        core,
-        user: UserInfo::authenticated("system:apiserver", &["system:masters"]),
-        notes: Notes::default(),
-    };
+    let maker = Maker::new(core);
     for name in NAMESPACES {
         maker
             .make(
@@ -56,15 +52,30 @@ pub(crate) async fn run(core: &Core, advertise: Option<&Advertise>) -> Result<()
     Ok(())
 }
 
-struct Maker<'a> {
+/// Makes objects as the server itself.
+pub(crate) struct Maker<'a> {
     core: &'a Core,
     user: UserInfo,
     notes: Notes,
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
+    pub(crate) fn new(core: &'a Core) -> Self {
+        Self {
+            core,
+            user: UserInfo::authenticated("system:apiserver", &["system:masters"]),
+            notes: Notes::default(),
+        }
+    }
+
     /// Creates an object unless it is there.
-    async fn make(&self, group: &str, resource: &str, namespace: &str, text: &str) -> Result<(), ApiError> {
+    pub(crate) async fn make(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        text: &str,
+    ) -> Result<(), ApiError> {
         let Some(resource) = self.core.routes.resource(group, resource) else {
             return Ok(());
         };
@@ -148,7 +159,7 @@ impl Maker<'_> {
         Ok(object)
     }
 
-    fn write<'w>(
+    pub(crate) fn write<'w>(
         &'w self,
         resource: &'w Arc<Resource>,
         namespace: &'w str,
@@ -204,7 +215,7 @@ impl Maker<'_> {
 }
 
 /// The server itself may create what it updates.
-struct Always;
+pub(crate) struct Always;
 
 #[async_trait::async_trait]
 impl crate::registry::update::MayCreate for Always {

@@ -163,6 +163,9 @@ impl Server {
         boot::run(&core, config.advertise.as_ref())
             .await
             .map_err(StartError::Boot)?;
+        for hooks in core.registry.hooks.values() {
+            hooks.start(&core);
+        }
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         tokio::spawn(compact(Arc::clone(&core)));
         Ok(Self { core, objects })

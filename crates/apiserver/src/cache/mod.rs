@@ -42,6 +42,8 @@ const RECENT_LEAST: usize = 100;
 const RECENT_MOST: usize = 4096;
 /// Recent events younger than this are kept, as long as there are not too many.
 const RECENT_AGE: Duration = Duration::from_secs(75);
+/// Events a watcher inside the server takes at once.
+const CHUNK: usize = 256;
 
 /// An entry, ordered by its key.
 #[derive(Debug, Clone)]
@@ -443,6 +445,15 @@ pub enum WatchStart {
 /// The receiving end of a started watch.
 #[derive(Debug)]
 pub(crate) struct WatchReceiver(Receiver);
+
+impl WatchReceiver {
+    /// What happens next; `None` when the watcher must start over. Dropped while waiting, it loses nothing.
+    pub(crate) async fn next(&mut self) -> Option<Vec<Arc<Event>>> {
+        let mut taken = Vec::new();
+        let ended = std::future::poll_fn(|cx| self.0.poll_take(cx, CHUNK, &mut taken)).await;
+        ended.ok().map(|()| taken)
+    }
+}
 
 /// A started watch.
 #[derive(Debug)]

@@ -335,12 +335,14 @@ impl Registry {
         &self,
         write: &Write<'_>,
         key: &bytes::Bytes,
+        old: &Value,
         standing: &Standing,
     ) -> Result<(), ApiError> {
         if write.dry_run {
             return Ok(());
         }
         let mut revision = standing.revision as i64;
+        let mut newer = None;
         loop {
             let done = self
                 .store
@@ -356,13 +358,10 @@ impl Registry {
                 return Err(ApiError::modified(&write.resource.group_resource, write.name));
             }
             revision = kv.mod_revision;
+            newer = Some(object);
         }
-        if let Some(hooks) = self.hooks.get(&write.resource.group_resource)
-            && let Some(entry) = write.resource.cache.get(key)
-        {
-            hooks
-                .after_delete(&entry.value(write.resource).map_err(stored_error)?)
-                .await;
+        if let Some(hooks) = self.hooks.get(&write.resource.group_resource) {
+            hooks.after_delete(newer.as_ref().unwrap_or(old)).await;
         }
         Ok(())
     }

@@ -1,13 +1,18 @@
 //! Side effects around a write of one resource: allocating what the object needs, and giving it back.
 
 use super::Write;
+use crate::server::Core;
 use async_trait::async_trait;
 use machinery::Value;
 use machinery::status::ApiError;
+use std::sync::Arc;
 
 /// What a resource does beside its object. Registered with the server, one a resource.
 #[async_trait]
 pub trait Hooks: Send + Sync + 'static {
+    /// The server has started: the place for what goes on beside requests.
+    fn start(&self, _core: &Arc<Core>) {}
+
     /// Before a new object is judged; may complete it. What was taken is given back by the undo if the object is
     /// not stored after all.
     async fn begin_create(&self, _write: &Write<'_>, _object: &mut Value) -> Result<Option<Undo>, ApiError> {

@@ -8,6 +8,7 @@
 
 use super::hooks::{Hooks, Undo};
 use super::{Write, store_error};
+use crate::server::Core;
 use async_trait::async_trait;
 use ipnet::IpNet;
 use machinery::codec::{json, proto};
@@ -27,6 +28,7 @@ use store::{KeyRange, RangeRequest, Store};
 const SERVICES: &str = "/registry/services/specs/";
 const ALLOCATED_IP: &str = "provided IP is already allocated";
 const ALLOCATED_PORT: &str = "provided port is already allocated";
+const MISMATCHED: &str = "the provided network does not match the current range";
 const FULL: &str = "range is full";
 
 /// Upstream's default of `--service-node-port-range`.
@@ -122,6 +124,11 @@ impl ServiceAllocator {
 
 #[async_trait]
 impl Hooks for ServiceAllocator {
+    fn start(&self, core: &Arc<Core>) {
+        let ranges = self.state.lock().networks.iter().map(|n| n.range).collect();
+        tokio::spawn(crate::allocators::run(Arc::clone(core), ranges));
+    }
+
     async fn begin_create(&self, write: &Write<'_>, object: &mut Value) -> Result<Option<Undo>, ApiError> {
         self.begin(write, object, None)
     }
@@ -199,12 +206,9 @@ impl Network {
     }
 
     fn take(&mut self, number: u128) -> Result<(), String> {
+        // The network's own and the broadcast address are of no range, by upstream's rules.
         if number < self.first || number > self.last {
-            let ip = address_of(number, self.range);
-            return Err(format!(
-                "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
-                self.range
-            ));
+            return Err(MISMATCHED.to_owned());
         }
         if self.used.insert(number) {
             Ok(())
@@ -247,10 +251,7 @@ impl Pool for Taking<'_> {
     }
 
     fn take_ip(&mut self, ip: IpAddr) -> Result<(), String> {
-        let (network, number) = self
-            .state
-            .network(ip)
-            .ok_or("the provided network does not match the current range")?;
+        let (network, number) = self.state.network(ip).ok_or(MISMATCHED)?;
         network.take(number)?;
         self.ips.push(ip);
         Ok(())
@@ -404,7 +405,7 @@ mod tests {
             ),
             (
                 r#"{"type":"ClusterIP","clusterIP":"10.0.0.0"}"#,
-                r#"spec.clusterIPs: Invalid value: ["10.0.0.0"]: failed to allocate IP 10.0.0.0: the provided IP (10.0.0.0) is not in the valid range. The range of valid IPs is 10.0.0.0/24"#,
+                r#"spec.clusterIPs: Invalid value: ["10.0.0.0"]: failed to allocate IP 10.0.0.0: the provided network does not match the current range"#,
             ),
             (
                 r#"{"type":"ClusterIP","ipFamilyPolicy":"RequireDualStack"}"#,

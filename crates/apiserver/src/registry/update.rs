@@ -171,7 +171,8 @@ impl Registry {
         self.admission.validate(&attributes, Some(&new)).await?;
 
         if deletes(resource, &new, old) {
-            self.finish_deletion(write, key, &live_version(&live)).await?;
+            self.finish_deletion(write, key, old, &live_version(&live))
+                .await?;
             let encoded = object::encode_stored(resource, &mut new).map_err(stored_error)?;
             let entry = self.unstored(resource, key.clone(), &new, encoded, live.revision);
             return Ok(Attempt::Done(Updated {

@@ -1,5 +1,6 @@
 //! The API server as a component: requests in process, a store in memory.
 
+mod allocators;
 mod connect;
 mod lists;
 mod objects;

@@ -8,16 +8,18 @@ use std::time::Duration;
 use wire::body::Body;
 
 /// A watch being read.
-struct Watch {
+pub(super) struct Watch {
     body: Body,
     rest: Vec<u8>,
 }
 
 impl Watch {
     async fn start(api: &Api, query: &str) -> Self {
-        let request = Request::get(format!("{MAPS}?watch=1{query}"))
-            .body(Body::empty())
-            .expect("request");
+        Self::open(api, &format!("{MAPS}?watch=1{query}")).await
+    }
+
+    pub(super) async fn open(api: &Api, path: &str) -> Self {
+        let request = Request::get(path).body(Body::empty()).expect("request");
         let response = api.send(request).await;
         assert!(response.status().is_success());
         Self {
@@ -27,7 +29,7 @@ impl Watch {
     }
 
     /// The next event; `None` when the watch has ended.
-    async fn next(&mut self) -> Option<Json> {
+    pub(super) async fn next(&mut self) -> Option<Json> {
         loop {
             if let Some(at) = self.rest.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=at).collect();
@@ -42,7 +44,7 @@ impl Watch {
     }
 
     /// The next events as `TYPE name`.
-    async fn expect(&mut self, events: &[&str]) {
+    pub(super) async fn expect(&mut self, events: &[&str]) {
         for expect in events {
             let event = self
                 .next()

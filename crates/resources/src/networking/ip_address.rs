@@ -1,6 +1,7 @@
 //! IPAddress.
 
 use crate::fields::text;
+use crate::ip::wrong_strict_address;
 use crate::strategy::{Column, Strategy};
 use crate::table;
 use jiff::Timestamp;
@@ -15,6 +16,10 @@ const COLUMNS: [Column; 3] = [
 ];
 
 impl Strategy for IpAddress {
+    fn check_name(&self, name: &str, _prefix: bool) -> Vec<String> {
+        wrong_strict_address(name).into_iter().collect()
+    }
+
     fn columns(&self) -> &'static [Column] {
         &COLUMNS
     }
