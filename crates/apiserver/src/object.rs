@@ -45,7 +45,7 @@ impl Form {
         Self {
             encoding: Encoding::Json,
             shape: Shape::Object,
-            version: resource.storage,
+            version: resource.stored,
             include: Include::Metadata,
         }
     }
@@ -80,6 +80,14 @@ pub fn decode_stored(resource: &Resource, bytes: &[u8], revision: u64) -> Result
             codec::proto::decode(envelope.raw, &resource.types, ty).map_err(|e| failed(e.to_string()))?;
         set_kind(&mut object, &envelope.api_version, &envelope.kind);
         object
+    } else if !resource.built_in {
+        // All versions of a custom kind are the same text under another name; each reads it by its own schema.
+        let ty = resource.storage_version().ty;
+        let mut object = codec::json::decode(bytes, &resource.types, ty)
+            .map_err(|e| failed(e.to_string()))?
+            .value;
+        machinery::defaults::apply(&resource.types, ty, &mut object);
+        object
     } else {
         let (api_version, _) = codec::json::peek_kind(bytes).map_err(|e| failed(e.to_string()))?;
         let ty = stored_type(resource, &api_version)?;
@@ -102,7 +110,11 @@ pub fn encode_stored(resource: &Resource, object: &mut Value) -> Result<Bytes, S
     let bytes = if resource.built_in {
         seal(object, &resource.types, storage.ty)
     } else {
-        Ok(codec::json::to_vec(object))
+        let stored = resource.stored_version();
+        set_kind(object, &stored.api_version, &stored.kind);
+        let bytes = codec::json::to_vec(object);
+        set_kind(object, &storage.api_version, &storage.kind);
+        Ok(bytes)
     };
     if let Some(version) = version {
         meta::metadata_mut(object).insert(Key::from_static("resourceVersion"), version);

@@ -3,7 +3,7 @@
 //! Built once from the tables; custom resources add and remove theirs while the server runs.
 
 use crate::cache::{Cache, Reflector};
-use crate::registry::{Resource, Tables, Version, built_in_prefix, built_in_storage_version};
+use crate::registry::{Behaviour, Resource, Tables, Version, built_in_prefix, built_in_storage_version};
 use arc_swap::ArcSwap;
 use compact_str::CompactString;
 use hashbrown::HashMap;
@@ -238,13 +238,14 @@ fn built_in_resource((group, name): (&str, &str), r: &api::Resource) -> Option<R
         short_names: r.short_names.iter().map(|s| (*s).into()).collect(),
         categories: r.categories.iter().map(|s| (*s).into()).collect(),
         prefix: built_in_prefix(group, name),
-        strategy,
+        strategy: Behaviour::BuiltIn(strategy),
         types: Tables::BuiltIn,
         versions,
         storage,
+        stored: storage,
         built_in: true,
         reset_fields,
-        cache: Cache::default(),
+        cache: Arc::new(Cache::default()),
         info,
     })
 }

@@ -10,7 +10,9 @@ pub fn apply(types: &Types, id: TypeId, value: &mut Value) {
         (Shape::Struct(s), Value::Object(map)) => {
             for field in s.fields() {
                 if let Some(default) = &field.default
-                    && map.get(&field.name).is_none_or(Value::is_null)
+                    && map
+                        .get(&field.name)
+                        .is_none_or(|value| value.is_null() && !field.nullable)
                 {
                     map.insert(field.name.clone(), default.clone());
                 }

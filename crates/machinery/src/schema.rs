@@ -80,6 +80,8 @@ pub struct Field {
     /// Tags of the messages the field is nested in on the wire, outermost first, for what JSON inlines.
     pub via: Box<[u32]>,
     pub required: bool,
+    /// Null is a value of its own here, and not the same as nothing.
+    pub nullable: bool,
     pub default: Option<Value>,
     /// Upstream holds the field by value and leaves it out when it is zero: `false`, 0 and the empty text are absent.
     pub zero_is_absent: bool,
@@ -219,6 +221,7 @@ impl Field {
             tag: 0,
             via: Box::default(),
             required: false,
+            nullable: false,
             default: None,
             zero_is_absent: false,
             patch: PatchStrategy::default(),
@@ -248,8 +251,13 @@ pub struct KindSchema {
 }
 
 /// The arena.
+///
+/// One made over another ([`Types::over`]) holds the types of a custom resource: what does not fit them is kept as
+/// it is, for validation to judge, where a built-in type's misfit is an error of decoding.
 #[derive(Debug, Clone, Default)]
 pub struct Types {
+    /// The arena whose types come first.
+    base: Option<&'static Types>,
     shapes: Vec<Shape>,
     names: HashMap<CompactString, TypeId>,
 }
@@ -259,10 +267,27 @@ impl Types {
         Self::default()
     }
 
+    /// An empty arena whose types may refer to those of `base`.
+    pub fn over(base: &'static Types) -> Self {
+        Self {
+            base: Some(base),
+            ..Self::default()
+        }
+    }
+
+    /// Whether a type forgives values that do not fit: all but the base's in an arena made over another.
+    pub fn is_lenient(&self, id: TypeId) -> bool {
+        self.base.is_some_and(|base| id.0 as usize >= base.len())
+    }
+
+    fn own(&self, id: TypeId) -> usize {
+        id.0 as usize - self.base.map_or(0, Types::len)
+    }
+
     /// Adds a type.
     pub fn add(&mut self, shape: Shape) -> TypeId {
         // An arena of four billion types cannot exist in memory.
-        let id = TypeId(u32::try_from(self.shapes.len()).unwrap_or(u32::MAX));
+        let id = TypeId(u32::try_from(self.len()).unwrap_or(u32::MAX));
         if let Shape::Struct(s) = &shape
             && !s.name.is_empty()
         {
@@ -280,15 +305,21 @@ impl Types {
     }
 
     pub fn define(&mut self, id: TypeId, shape: Shape) {
-        self.shapes[id.0 as usize] = shape;
+        let at = self.own(id);
+        self.shapes[at] = shape;
     }
 
     pub fn shape(&self, id: TypeId) -> &Shape {
-        &self.shapes[id.0 as usize]
+        match self.base {
+            Some(base) if (id.0 as usize) < base.len() => base.shape(id),
+            _ => &self.shapes[self.own(id)],
+        }
     }
 
+    /// A type of this arena itself; the base's cannot be changed.
     pub fn shape_mut(&mut self, id: TypeId) -> &mut Shape {
-        &mut self.shapes[id.0 as usize]
+        let at = self.own(id);
+        &mut self.shapes[at]
     }
 
     /// The struct behind a type; `None` for any other shape.
@@ -301,14 +332,17 @@ impl Types {
 
     /// The type with a definition's name.
     pub fn by_name(&self, name: &str) -> Option<TypeId> {
-        self.names.get(name).copied()
+        self.names
+            .get(name)
+            .copied()
+            .or_else(|| self.base.and_then(|base| base.by_name(name)))
     }
 
     pub fn len(&self) -> usize {
-        self.shapes.len()
+        self.base.map_or(0, Types::len) + self.shapes.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.shapes.is_empty()
+        self.len() == 0
     }
 }

@@ -100,6 +100,17 @@ impl Column {
         Self { priority: 1, ..self }
     }
 
+    /// As a table says it.
+    pub fn definition(&self) -> Value {
+        let mut out = machinery::Map::new();
+        out.insert("description", self.description);
+        out.insert("format", self.format);
+        out.insert("name", self.name);
+        out.insert("priority", self.priority);
+        out.insert("type", self.kind);
+        out.into()
+    }
+
     pub const NAME: Self = Self {
         format: "name",
         ..Self::text("Name", "Name must be unique within a namespace.")
@@ -198,6 +209,11 @@ pub trait Strategy: Send + Sync + 'static {
         &[]
     }
 
+    /// Where a field stands in what [`Self::select`] returns; `None` if it cannot be selected by.
+    fn selectable_field(&self, field: &str) -> Option<usize> {
+        self.selectable_fields().iter().position(|known| *known == field)
+    }
+
     /// A field as [`Self::selectable_fields`] names it, from another version's name for it.
     fn canonical_field(&self, field: &str) -> CompactString {
         field.into()
@@ -221,6 +237,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// The columns of a table.
     fn columns(&self) -> &'static [Column] {
         &[Column::NAME, Column::CREATED_AT]
+    }
+
+    /// The columns as a table says them.
+    fn column_definitions(&self) -> Vec<Value> {
+        self.columns().iter().map(Column::definition).collect()
     }
 
     /// The cells of an object, one for each column.
@@ -269,8 +290,8 @@ pub trait Strategy: Send + Sync + 'static {
     }
 
     /// How a subresource that shares the object's type is written.
-    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
-        default_subresource(name)
+    fn subresource(&self, name: &str) -> Option<&dyn Subresource> {
+        default_subresource(name).map(|known| known as &dyn Subresource)
     }
 
     /// Where the `scale` subresource finds its numbers.
@@ -302,20 +323,20 @@ pub enum Deletion {
     Now,
 }
 
-/// Paths of the `scale` subresource.
-#[derive(Debug, Clone, Copy)]
+/// Where the numbers of the `scale` subresource stand: fields joined by dots.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scale {
-    pub replicas: &'static [&'static str],
-    pub status_replicas: &'static [&'static str],
-    /// A label selector object, or a text.
-    pub selector: &'static [&'static str],
+    pub replicas: CompactString,
+    pub status_replicas: CompactString,
+    /// A label selector object, or a text; empty for none.
+    pub selector: CompactString,
 }
 
 impl Scale {
     pub const USUAL: Self = Self {
-        replicas: &["spec", "replicas"],
-        status_replicas: &["status", "replicas"],
-        selector: &["spec", "selector"],
+        replicas: CompactString::const_new("spec.replicas"),
+        status_replicas: CompactString::const_new("status.replicas"),
+        selector: CompactString::const_new("spec.selector"),
     };
 }
 

@@ -135,23 +135,19 @@ fn field_value<'a>(resource: &Resource, meta: &'a Meta, field: &str) -> &'a str 
         "metadata.name" => &meta.name,
         "metadata.namespace" => &meta.namespace,
         _ => {
-            let known = resource.strategy.selectable_fields();
-            known
-                .iter()
-                .position(|f| *f == field)
-                .and_then(|at| meta.fields.get(at))
-                .map_or("", |v| v.as_str())
+            let at = resource.strategy.selectable_field(field);
+            at.and_then(|at| meta.fields.get(at)).map_or("", |v| v.as_str())
         }
     }
 }
 
 fn check_field(resource: &Resource, field: &str) -> Result<(), ApiError> {
-    let known = resource.strategy.selectable_fields();
     let always = field == "metadata.name" || (field == "metadata.namespace" && resource.info.namespaced);
-    if always || known.contains(&field) {
+    if always || resource.strategy.selectable_field(field).is_some() {
         return Ok(());
     }
-    Err(ApiError::bad_request(if known.is_empty() {
+    let known = resource.strategy.selectable_fields();
+    Err(ApiError::bad_request(if known.is_empty() && resource.built_in {
         format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
     } else {
         format!("field label not supported: {field}")

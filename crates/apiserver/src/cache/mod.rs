@@ -113,12 +113,13 @@ enum Phase {
 pub struct Draft {
     pub key: Bytes,
     pub stored: Bytes,
-    meta: Mutex<Option<(Meta, Value)>>,
+    meta: Mutex<Option<(Meta, Option<Value>)>>,
     entry: OnceLock<Arc<Entry>>,
 }
 
 impl Draft {
-    pub fn new(key: Bytes, stored: Bytes, meta: Meta, object: Value) -> Self {
+    /// `object` is what the bytes decode to, if that is at hand.
+    pub fn new(key: Bytes, stored: Bytes, meta: Meta, object: Option<Value>) -> Self {
         Self {
             key,
             stored,
@@ -130,8 +131,7 @@ impl Draft {
     /// The entry, made by whoever comes first: the writer, or the event of the write.
     pub fn entry(&self, revision: u64, create_revision: u64) -> Arc<Entry> {
         let make = || {
-            let (meta, mut object) = self.meta.lock().take().unwrap_or_default();
-            object::set_resource_version(&mut object, revision);
+            let (meta, object) = self.meta.lock().take().unwrap_or_default();
             let entry = Entry::new(
                 self.key.clone(),
                 meta,
@@ -139,7 +139,10 @@ impl Draft {
                 create_revision,
                 self.stored.clone(),
             );
-            entry.prime_json(&object);
+            if let Some(mut object) = object {
+                object::set_resource_version(&mut object, revision);
+                entry.prime_json(&object);
+            }
             Arc::new(entry)
         };
         Arc::clone(self.entry.get_or_init(make))

@@ -27,8 +27,6 @@ use wire::body::Body;
 
 const KIND: (&str, &str, &str) = ("autoscaling", "v1", "Scale");
 const API_VERSION: &str = "autoscaling/v1";
-/// Where every built-in kind's managers have the replicas.
-const REPLICAS: &[&str] = &["f:spec", "f:replicas"];
 
 pub(super) async fn scale(
     mut exchange: Exchange,
@@ -71,7 +69,7 @@ pub(super) async fn scale(
             let change = Scaling {
                 registry: &exchange.core.registry,
                 input,
-                paths,
+                paths: paths.clone(),
                 resource,
                 version: &resource.versions[endpoint.index].api_version,
                 name: &exchange.info.name,
@@ -148,14 +146,16 @@ impl Change for Scaling<'_> {
             return Err(ApiError::invalid(KIND.0, KIND.2, self.name, errors));
         }
         let mut new = live.clone();
-        new.set_path(self.paths.replicas, replicas);
+        new.set_path(&steps(&self.paths.replicas), replicas);
         // A version sent with the Scale is a precondition on the object.
         meta::set_text(&mut new, "resourceVersion", meta::resource_version(&wanted));
         let uid = meta::uid(&wanted);
         if !uid.is_empty() {
             meta::set_text(&mut new, "uid", uid);
         }
-        let paths = replicas_paths(self.resource);
+        let path = managed_path(&self.paths);
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        let paths = replicas_paths(self.resource, &path);
         let credited = apply::scale::to_parent(managed(live), managed(&wanted), self.version, &paths);
         meta::set(
             &mut new,
@@ -209,11 +209,25 @@ impl Scaling<'_> {
     }
 }
 
-fn replicas_paths(resource: &Resource) -> Vec<(&str, Option<&'static [&'static str]>)> {
+fn replicas_paths<'p>(resource: &'p Resource, path: &'p [&'p str]) -> Vec<(&'p str, Option<&'p [&'p str]>)> {
     resource
         .versions
         .iter()
-        .map(|v| (v.api_version.as_str(), Some(REPLICAS)))
+        .map(|v| (v.api_version.as_str(), Some(path)))
+        .collect()
+}
+
+/// The fields on the way to a dotted path.
+fn steps(path: &str) -> Vec<&str> {
+    path.split('.').collect()
+}
+
+/// Where managers have the replicas.
+fn managed_path(paths: &Scale) -> Vec<String> {
+    paths
+        .replicas
+        .split('.')
+        .map(|step| format!("f:{step}"))
         .collect()
 }
 
@@ -229,18 +243,20 @@ fn scale_of(resource: &Resource, object: &Value, paths: &Scale) -> Value {
             scale.set_path(&["metadata", field], value.clone());
         }
     }
-    if let Ok(Some(managers)) = apply::scale::to_scale(managed(object), &replicas_paths(resource)) {
+    let path = managed_path(paths);
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    if let Ok(Some(managers)) = apply::scale::to_scale(managed(object), &replicas_paths(resource, &path)) {
         meta::set(&mut scale, "managedFields", managers);
     }
-    let number = |path: &[&str]| object.get_path(path).and_then(Value::as_i64).unwrap_or(0);
+    let number = |path: &str| object.get_path(&steps(path)).and_then(Value::as_i64).unwrap_or(0);
     let mut spec = Map::new();
-    if number(paths.replicas) != 0 {
-        spec.insert("replicas", number(paths.replicas));
+    if number(&paths.replicas) != 0 {
+        spec.insert("replicas", number(&paths.replicas));
     }
     scale.set_path(&["spec"], spec);
     let mut status = Map::new();
-    status.insert("replicas", number(paths.status_replicas));
-    let selector = match object.get_path(paths.selector) {
+    status.insert("replicas", number(&paths.status_replicas));
+    let selector = match object.get_path(&steps(&paths.selector)) {
         Some(Value::String(text)) => text.to_string(),
         // A replication controller's selector is the labels themselves.
         Some(Value::Object(map))

@@ -5,7 +5,6 @@ use crate::registry::Resource;
 use crate::request::negotiate::MetaVersion;
 use jiff::Timestamp;
 use machinery::{Map, Value};
-use resources::Column;
 
 /// The object's metadata.
 pub fn partial(object: Value, version: MetaVersion) -> Value {
@@ -60,7 +59,7 @@ pub fn table_value(
     now: Timestamp,
     list: Option<&ListMeta>,
 ) -> Value {
-    let columns: Vec<Value> = resource.strategy.columns().iter().map(column).collect();
+    let columns = resource.strategy.column_definitions();
     let mut last_version = 0;
     let rows: Vec<Value> = objects
         .into_iter()
@@ -107,14 +106,4 @@ pub fn status_success(code: u16, details: Option<Map>) -> Value {
         status.set_path(&["code"], i64::from(code));
     }
     status
-}
-
-fn column(column: &Column) -> Value {
-    let mut out = Map::new();
-    out.insert("description", column.description);
-    out.insert("format", column.format);
-    out.insert("name", column.name);
-    out.insert("priority", column.priority);
-    out.insert("type", column.kind);
-    out.into()
 }

@@ -112,7 +112,7 @@ impl Registry {
             Some(hooks) => hooks.begin_create(write, object).await?,
             None => None,
         };
-        let strategy = resource.strategy;
+        let strategy = &*resource.strategy;
         strategy.prepare_for_create(&context, object);
         let name = m::name(object).to_owned();
         let errors = strategy.validate(&context, object);

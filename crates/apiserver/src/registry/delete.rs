@@ -194,7 +194,7 @@ impl Registry {
     }
 
     fn plan(&self, write: &Write<'_>, old: &Value, options: &DeleteOptions) -> Result<Plan, ApiError> {
-        let strategy = write.resource.strategy;
+        let strategy = &*write.resource.strategy;
         let context = self.context(write);
         let mut object = old.clone();
         match strategy.mark_for_deletion(&context, &mut object) {

@@ -13,7 +13,7 @@ pub mod service_allocator;
 pub mod update;
 
 pub use hooks::Hooks;
-pub use resource::{Resource, Tables, Version, built_in_prefix, built_in_storage_version};
+pub use resource::{Behaviour, Resource, Tables, Version, built_in_prefix, built_in_storage_version};
 pub use service_allocator::ServiceAllocator;
 
 use crate::cache::{Draft, Entry, Meta, Reflector};
@@ -104,7 +104,13 @@ impl Registry {
             None => 0,
         };
         let meta = Meta::of(resource, &object);
-        let draft = Arc::new(Draft::new(key.clone(), encoded.clone(), meta, object));
+        let draft = Arc::new(Draft::new(
+            key.clone(),
+            encoded.clone(),
+            meta,
+            // What is cached is in the stored version.
+            Some(object).filter(|_| resource.storage == resource.stored),
+        ));
         resource.cache.announce(&draft);
         match self.store.txn(Txn::update(key, expected, encoded, lease)).await {
             Ok(done) if done.succeeded => {

@@ -18,16 +18,38 @@ pub struct Resource {
     pub categories: Vec<CompactString>,
     /// Where its keys begin: `/registry/pods/`.
     pub prefix: String,
-    pub strategy: &'static dyn Strategy,
+    pub strategy: Behaviour,
     pub types: Tables,
     pub versions: Vec<Version>,
-    /// The version objects are stored in: an index of `versions`.
+    /// The version the engine works in: an index of `versions`. Of a built-in kind the one that is stored; a custom
+    /// kind has one `Resource` a version, for each has its own rules.
     pub storage: usize,
+    /// The version the store holds new objects in: an index of `versions`.
+    pub stored: usize,
     /// Stored in the protobuf envelope; otherwise as JSON.
     pub built_in: bool,
     /// What the object's own endpoint never lets a manager own.
     pub reset_fields: ResetFields,
-    pub cache: Cache,
+    /// Shared by all versions of a custom kind.
+    pub cache: Arc<Cache>,
+}
+
+/// How a resource differs from others.
+#[derive(Clone)]
+pub enum Behaviour {
+    BuiltIn(&'static dyn Strategy),
+    Own(Arc<dyn Strategy>),
+}
+
+impl std::ops::Deref for Behaviour {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::BuiltIn(strategy) => *strategy,
+            Self::Own(strategy) => &**strategy,
+        }
+    }
 }
 
 /// The arena a resource's types are in.
@@ -83,8 +105,14 @@ impl Resource {
         GroupResource::new(&self.info.group, &self.info.kind)
     }
 
+    /// The version the engine works in.
     pub fn storage_version(&self) -> &Version {
         &self.versions[self.storage]
+    }
+
+    /// The version the store holds.
+    pub fn stored_version(&self) -> &Version {
+        &self.versions[self.stored]
     }
 
     /// The index of a version by its name.

@@ -293,7 +293,7 @@ impl Registry {
         old: &Value,
     ) -> Result<Option<super::hooks::Undo>, ApiError> {
         let resource = write.resource;
-        let strategy = resource.strategy;
+        let strategy = &*resource.strategy;
         let context = self.context(write);
         let undo = match self
             .hooks

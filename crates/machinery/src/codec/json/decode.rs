@@ -139,6 +139,16 @@ impl<'a> Parser<'a> {
             return Ok(None);
         }
         let shape = types.shape(id);
+        if types.is_lenient(id) {
+            let fits = match shape {
+                Shape::Struct(_) | Shape::Map(_) => self.peek() == Some(b'{'),
+                Shape::List(_) => self.peek() == Some(b'['),
+                _ => false,
+            };
+            if !fits {
+                return self.any().map(Some);
+            }
+        }
         Ok(Some(match shape {
             Shape::Struct(s) => self.structure(s)?,
             Shape::Map(map) => self.map(map.value, id)?,
@@ -188,7 +198,7 @@ impl<'a> Parser<'a> {
             Ok(())
         })?;
         let mut map = self.object(entries);
-        map.retain(|name, value| !value.is_null() || s.field(name).is_none());
+        map.retain(|name, value| !value.is_null() || s.field(name).is_none_or(|field| field.nullable));
         self.holder = outer;
         Ok(Value::Object(map))
     }
@@ -202,11 +212,11 @@ impl<'a> Parser<'a> {
         self.each_field(|parser, name| {
             let key = Key::from(&*name);
             parser.path.push(Step::Field(name));
-            let value = match parser.typed(item)? {
-                Some(value) => value,
-                None => parser.zero(item),
-            };
-            entries.push((key, value));
+            match parser.typed(item)? {
+                Some(value) => entries.push((key, value)),
+                None if parser.forgives(item) && !parser.zero(item).is_null() => {}
+                None => entries.push((key, parser.zero(item))),
+            }
             parser.path.pop();
             Ok(())
         })?;
@@ -223,6 +233,7 @@ impl<'a> Parser<'a> {
             parser.path.push(Step::Index(index));
             let value = match parser.typed(item)? {
                 Some(value) => value,
+                None if parser.forgives(item) => Value::Null,
                 None => parser.zero(item),
             };
             items.push(value);
@@ -239,6 +250,10 @@ impl<'a> Parser<'a> {
             self.find("duplicate field");
             self.path.pop();
         })
+    }
+
+    fn forgives(&self, id: TypeId) -> bool {
+        self.types.is_some_and(|types| types.is_lenient(id))
     }
 
     /// What Go's decoder leaves where null stands in a list or map.
