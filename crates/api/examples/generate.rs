@@ -66,12 +66,19 @@ fn field_line(
 ) -> Result<(), Box<dyn Error>> {
     write!(out, "{name} {}", type_text(facts, index)?)?;
     let tag = facts["tag"].as_u64().unwrap_or_else(|| hidden_tag(name));
-    let via: Vec<String> = facts["via"]
+    let mut via: Vec<String> = facts["via"]
         .as_array()
         .into_iter()
         .flatten()
         .map(ToString::to_string)
         .collect();
+    // On the wire this list is a message of its own, whose items are field 1.
+    let tag = if text(facts, "proto").ends_with(".Verbs") {
+        via.push(tag.to_string());
+        1
+    } else {
+        tag
+    };
     write!(out, " {tag}")?;
     if !via.is_empty() {
         write!(out, " v{}", via.join("."))?;

@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use machinery::status::{ApiError, Reason};
 use rustls::pki_types::ServerName;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +24,26 @@ pub struct Target {
     pub path: String,
     /// The node whose kubelet this is, for dialers that go by name.
     pub node: String,
+}
+
+impl Target {
+    /// `host:port`.
+    pub fn place(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Why a request did not get through, in the words of Go's network library.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("{0}")]
+    Dial(String),
+    #[error("{0}")]
+    Request(String),
 }
 
 /// Who listens there.
@@ -104,33 +123,22 @@ impl Connector {
     }
 
     /// Sends the request to the target and answers what it answers.
-    pub async fn proxy(
-        &self,
-        target: Target,
-        mut request: Request<Body>,
-    ) -> Result<Response<Body>, ApiError> {
-        let unreachable = |why: &dyn std::fmt::Display| {
-            let place = format!("{}:{}", target.host, target.port);
-            ApiError::new(
-                500,
-                Reason::Unknown,
-                format!("error dialing backend: dial {place}: {why}"),
-            )
-        };
+    pub async fn proxy(&self, target: Target, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
+        let broken = |error: hyper::Error| Failure::Request(error.to_string());
         let upgrade = wants_upgrade(request.headers())
             .then(|| take_upgrade(&mut request))
             .flatten();
-        let io = self.0.dial(&target).await.map_err(|e| unreachable(&e))?;
+        let io = self.0.dial(&target).await.map_err(|e| Failure::Dial(words(&e)))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
             .await
-            .map_err(|e| unreachable(&e))?;
+            .map_err(broken)?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to a node ended");
             }
         });
         let request = onward(&target, request, upgrade.is_some())?;
-        let mut response = sender.send_request(request).await.map_err(|e| unreachable(&e))?;
+        let mut response = sender.send_request(request).await.map_err(broken)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
             && let Some(ours) = upgrade
         {
@@ -155,7 +163,20 @@ impl Connector {
     }
 }
 
-fn wants_upgrade(headers: &HeaderMap) -> bool {
+/// A failed connection as Go tells it.
+fn words(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        ErrorKind::ConnectionReset => "read: connection reset by peer".to_owned(),
+        ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        ErrorKind::TimedOut => "i/o timeout".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+pub(crate) fn wants_upgrade(headers: &HeaderMap) -> bool {
     headers.contains_key(UPGRADE)
         && headers.get_all(CONNECTION).iter().any(|v| {
             v.to_str()
@@ -163,12 +184,21 @@ fn wants_upgrade(headers: &HeaderMap) -> bool {
         })
 }
 
-fn onward(target: &Target, request: Request<Body>, upgrade: bool) -> Result<Request<Body>, ApiError> {
+fn onward(target: &Target, request: Request<Body>, upgrade: bool) -> Result<Request<Body>, Failure> {
     let (mut parts, body) = request.into_parts();
+    // Backends are told the name the client used, as upstream does.
+    if !parts.headers.contains_key(HOST) {
+        let host = parts
+            .uri
+            .authority()
+            .map_or_else(|| target.place(), ToString::to_string);
+        let host = HeaderValue::try_from(host).map_err(|e| Failure::Request(e.to_string()))?;
+        parts.headers.insert(HOST, host);
+    }
     parts.uri = target
         .path
         .parse::<Uri>()
-        .map_err(|e| ApiError::bad_request(e.to_string()))?;
+        .map_err(|e| Failure::Request(e.to_string()))?;
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
     let headers = &mut parts.headers;
@@ -183,15 +213,6 @@ fn onward(target: &Target, request: Request<Body>, upgrade: bool) -> Result<Requ
         headers.remove(CONNECTION);
         headers.remove(UPGRADE);
     }
-    let host = if target.host.contains(':') {
-        format!("[{}]:{}", target.host, target.port)
-    } else {
-        format!("{}:{}", target.host, target.port)
-    };
-    headers.insert(
-        HOST,
-        HeaderValue::try_from(host).map_err(|e| ApiError::bad_request(e.to_string()))?,
-    );
     Ok(Request::from_parts(parts, body))
 }
 

@@ -172,6 +172,15 @@ pub(crate) fn text(code: StatusCode, text: impl Into<String>) -> Response<Body> 
     response
 }
 
+/// Text of which only the type is known.
+pub(crate) fn plain_text(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
 /// Adds what there is to warn of.
 pub(crate) fn add_warnings(response: &mut Response<Body>, warnings: Vec<String>) {
     let mut size = 0;

@@ -103,20 +103,36 @@ fn encode_float(float: f64, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Appends a text in quotes.
+/// Appends a text in quotes, escaped as Go's encoder escapes it: also what HTML would read as markup (`<`, `>`, `&`),
+/// and the two line separators JavaScript does not take in a text.
 pub fn encode_text(text: &str, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
     let bytes = text.as_bytes();
     let mut from = 0;
-    for (at, byte) in bytes.iter().enumerate() {
+    for (at, &byte) in bytes.iter().enumerate() {
+        if !SPECIAL[usize::from(byte)] {
+            continue;
+        }
         let escape: &[u8] = match byte {
             b'"' => b"\\\"",
             b'\\' => b"\\\\",
             b'\n' => b"\\n",
             b'\r' => b"\\r",
             b'\t' => b"\\t",
-            0..=0x1f => {
+            0x08 => b"\\b",
+            0x0c => b"\\f",
+            0xe2 => match bytes.get(at + 1..at + 3) {
+                Some([0x80, last @ (0xa8 | 0xa9)]) => {
+                    out.extend_from_slice(&bytes[from..at]);
+                    out.extend_from_slice(b"\\u202");
+                    out.push(HEX[usize::from(last & 0xf)]);
+                    from = at + 3;
+                    continue;
+                }
+                _ => continue,
+            },
+            _ => {
                 out.extend_from_slice(&bytes[from..at]);
                 out.extend_from_slice(b"\\u00");
                 out.push(HEX[usize::from(byte >> 4)]);
@@ -124,7 +140,6 @@ pub fn encode_text(text: &str, out: &mut Vec<u8>) {
                 from = at + 1;
                 continue;
             }
-            _ => continue,
         };
         out.extend_from_slice(&bytes[from..at]);
         out.extend_from_slice(escape);
@@ -133,3 +148,20 @@ pub fn encode_text(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&bytes[from..]);
     out.push(b'"');
 }
+
+/// Bytes that may need an escape; 0xe2 begins the line separators.
+const SPECIAL: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        table[byte] = true;
+        byte += 1;
+    }
+    table[b'"' as usize] = true;
+    table[b'\\' as usize] = true;
+    table[b'<' as usize] = true;
+    table[b'>' as usize] = true;
+    table[b'&' as usize] = true;
+    table[0xe2] = true;
+    table
+};
