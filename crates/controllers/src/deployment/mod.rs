@@ -274,7 +274,10 @@ impl Shell {
         let mut noted = (**deployment).clone();
         let annotations = noted.metadata.annotations.get_or_insert_default();
         annotations.insert(REVISION.to_owned(), revision.to_owned());
-        let written = api.replace(&key.name, &PostParams::default(), &noted).await?;
+        // Through the status: an annotation written to the object itself would count as a new generation.
+        let written = api
+            .replace_status(&key.name, &PostParams::default(), &noted)
+            .await?;
         self.deployments.written(written.clone());
         Ok(Arc::new(written))
     }
