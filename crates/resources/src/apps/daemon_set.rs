@@ -52,12 +52,14 @@ impl Strategy for DaemonSet {
             map.object_entry("status");
         }
         object.set_path(&["metadata", "generation"], 1);
+        pod_spec::drop_disabled(object, None, &pod_spec::TEMPLATE);
         set_template_generation(object, template_generation(object).max(1));
     }
 
     /// The template's generation, which lives in an annotation, counts changes of the template alone.
     fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
         keep(new, old, "status");
+        pod_spec::drop_disabled(new, Some(old), &pod_spec::TEMPLATE);
         let before = template_generation(old);
         let changed = !same(new, old, &["spec", "template"]);
         if before > 0 || changed {

@@ -42,9 +42,16 @@ impl Strategy for Deployment {
         }
     }
 
+    fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
+        object.set_path(&["status"], Value::object());
+        object.set_path(&["metadata", "generation"], 1);
+        pod_spec::drop_disabled(object, None, &pod_spec::TEMPLATE);
+    }
+
     /// Annotations count too: they are copied to the replica sets.
     fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
         keep(new, old, "status");
+        pod_spec::drop_disabled(new, Some(old), &pod_spec::TEMPLATE);
         if !same(new, old, &["spec"]) || !same(new, old, &["metadata", "annotations"]) {
             bump_generation(new, old);
         }

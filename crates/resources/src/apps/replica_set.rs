@@ -2,10 +2,10 @@
 
 use crate::At;
 use crate::check;
-use crate::fields::{fill, int};
+use crate::fields::{fill, int, same};
 use crate::pod_spec;
 use crate::pod_spec::validation;
-use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
+use crate::strategy::{Column, Context, Strategy, Subresource, bump_generation, default_subresource, keep};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
@@ -29,6 +29,20 @@ impl Strategy for ReplicaSet {
         pod_spec::pod_template(object.get_path_mut(&["spec", "template"]));
         if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
             fill(spec, "replicas", 1);
+        }
+    }
+
+    fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
+        object.set_path(&["status"], Value::object());
+        object.set_path(&["metadata", "generation"], 1);
+        pod_spec::drop_disabled(object, None, &pod_spec::TEMPLATE);
+    }
+
+    fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "status");
+        pod_spec::drop_disabled(new, Some(old), &pod_spec::TEMPLATE);
+        if !same(new, old, &["spec"]) {
+            bump_generation(new, old);
         }
     }
 

@@ -55,11 +55,13 @@ impl Strategy for StatefulSet {
         object.set_path(&["status"], Value::object());
         object.set_path(&["metadata", "generation"], 1);
         drop_disabled(object, None);
+        pod_spec::drop_disabled(object, None, &pod_spec::TEMPLATE);
     }
 
     fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
         keep(new, old, "status");
         drop_disabled(new, Some(old));
+        pod_spec::drop_disabled(new, Some(old), &pod_spec::TEMPLATE);
         if !same(new, old, &["spec"]) {
             bump_generation(new, old);
         }

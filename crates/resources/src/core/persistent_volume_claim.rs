@@ -42,12 +42,14 @@ impl Strategy for PersistentVolumeClaim {
     fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
         object.set_path(&["status"], Value::object());
         object.set_path(&["status", "phase"], "Pending");
+        drop_foreign_source(object, None);
         drop_unknown_source(object, None);
         normalize_data_source(object);
     }
 
     fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
         keep(new, old, "status");
+        drop_foreign_source(new, Some(old));
         drop_unknown_source(new, Some(old));
         normalize_data_source(new);
     }
@@ -101,6 +103,16 @@ impl Strategy for PersistentVolumeClaim {
             table::age(object, now),
             table::or(text(spec, "volumeMode"), table::UNSET),
         ]
+    }
+}
+
+/// Sources in other namespaces are off by default in this version.
+fn drop_foreign_source(claim: &mut Value, old: Option<&Value>) {
+    const FIELD: [&str; 2] = ["spec", "dataSourceRef"];
+    let is_foreign = |reference: &Value| !text(reference, "namespace").is_empty();
+    let in_use = |old: &Value| old.get_path(&FIELD).is_some_and(|value| !value.is_null());
+    if claim.get_path(&FIELD).is_some_and(is_foreign) && !old.is_some_and(in_use) {
+        claim.remove_path(&FIELD);
     }
 }
 

@@ -1,10 +1,10 @@
 //! PodTemplate.
 
 use crate::At;
-use crate::fields::entries;
+use crate::fields::{entries, same};
 use crate::pod_spec;
 use crate::pod_spec::validation;
-use crate::strategy::{Column, Context, Strategy};
+use crate::strategy::{Column, Context, Strategy, bump_generation};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
@@ -24,12 +24,16 @@ impl Strategy for PodTemplate {
         pod_spec::pod_template(object.get_mut("template"));
     }
 
-    fn tracks_generation(&self, _kind: &crate::KindInfo) -> bool {
-        true
+    fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
+        object.set_path(&["metadata", "generation"], 1);
+        pod_spec::drop_disabled(object, None, &["template", "spec"]);
     }
 
-    fn spec_changed(&self, new: &Value, old: &Value) -> bool {
-        !crate::fields::same(new, old, &["template"])
+    fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        pod_spec::drop_disabled(new, Some(old), &["template", "spec"]);
+        if !same(new, old, &["template"]) {
+            bump_generation(new, old);
+        }
     }
 
     fn returns_deleted_object(&self) -> bool {

@@ -3,10 +3,12 @@
 use crate::At;
 use crate::KindInfo;
 use crate::check;
-use crate::fields::{entries, fill, int, present};
+use crate::fields::{entries, fill, int, present, same};
 use crate::pod_spec;
 use crate::pod_spec::validation;
-use crate::strategy::{Column, Context, GarbageCollection, Strategy, Subresource, default_subresource, keep};
+use crate::strategy::{
+    Column, Context, GarbageCollection, Strategy, Subresource, bump_generation, default_subresource, keep,
+};
 use crate::table;
 use jiff::Timestamp;
 use machinery::field::ErrorList;
@@ -45,6 +47,20 @@ impl Strategy for ReplicationController {
         }
         if meta::labels(object).is_none_or(Map::is_empty) {
             meta::set(object, "labels", labels);
+        }
+    }
+
+    fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
+        object.set_path(&["status"], Value::object());
+        object.set_path(&["metadata", "generation"], 1);
+        pod_spec::drop_disabled(object, None, &pod_spec::TEMPLATE);
+    }
+
+    fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "status");
+        pod_spec::drop_disabled(new, Some(old), &pod_spec::TEMPLATE);
+        if !same(new, old, &["spec"]) {
+            bump_generation(new, old);
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod app_armor;
 pub mod defaults;
+pub mod disabled;
 pub mod image;
 pub mod pod_level;
 pub mod qos;
@@ -10,3 +11,4 @@ pub mod validation;
 pub mod volume_defaults;
 
 pub use defaults::{pod_spec, pod_template};
+pub use disabled::{TEMPLATE, drop_disabled};

@@ -91,14 +91,12 @@ fn missing(wanted: &Value, object: &Value, path: &str) -> Vec<String> {
     }
 }
 
-fn run(case: &Value, at: &str) -> Vec<String> {
+/// What becomes of a case's object: defaulted, then prepared, and what is wrong with it.
+pub fn judge(case: &Value, at: &str) -> (Value, Value, Vec<String>) {
     let given = case.get("object").unwrap_or_else(|| panic!("{at}: no object"));
     let kind = kind_of(given);
     let mut object = read(given, &kind, at);
-    let mut wrong = Vec::new();
-    if let Some(wanted) = case.get("defaulted") {
-        wrong.extend(missing(wanted, &object, ""));
-    }
+    let defaulted = object.clone();
     let user = UserInfo {
         uid: "7".to_owned(),
         ..UserInfo::authenticated("jane", &["dev"])
@@ -110,10 +108,7 @@ fn run(case: &Value, at: &str) -> Vec<String> {
         dry_run: false,
         kind: &kind.info,
     };
-    let subresource = case
-        .get("subresource")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let subresource = case.get("subresource").and_then(Value::as_str);
     let errors = match case.get("old") {
         None => {
             kind.strategy.prepare_for_create(&context, &mut object);
@@ -121,12 +116,10 @@ fn run(case: &Value, at: &str) -> Vec<String> {
         }
         Some(old) => {
             let old = read(old, &kind, at);
-            match kind
-                .strategy
-                .subresource(subresource)
-                .filter(|_| !subresource.is_empty())
-            {
-                Some(part) => {
+            match subresource {
+                Some(name) => {
+                    let part = kind.strategy.subresource(name);
+                    let part = part.unwrap_or_else(|| panic!("{at}: no {name}"));
                     part.prepare(&context, &mut object, &old);
                     part.validate(&context, &object, &old)
                 }
@@ -137,15 +130,25 @@ fn run(case: &Value, at: &str) -> Vec<String> {
             }
         }
     };
+    let errors = errors.iter().map(ToString::to_string).collect();
+    (defaulted, object, errors)
+}
+
+fn run(case: &Value, at: &str) -> Vec<String> {
+    let (defaulted, object, got) = judge(case, at);
+    let mut wrong = Vec::new();
+    if let Some(wanted) = case.get("defaulted") {
+        wrong.extend(missing(wanted, &defaulted, ""));
+    }
     if let Some(wanted) = case.get("created").or_else(|| case.get("changed")) {
         wrong.extend(missing(wanted, &object, ""));
     }
     if let Some(wanted) = case.get("row") {
-        let shown = read(given, &kind, at);
-        let row = Value::Array(kind.strategy.row(&shown, context.now));
+        let strategy = kind_of(&defaulted).strategy;
+        let row = Value::Array(strategy.row(&defaulted, NOW.parse().unwrap()));
         assert_eq!(
             row.as_array().unwrap().len(),
-            kind.strategy.columns().len(),
+            strategy.columns().len(),
             "{at}: a cell for each column"
         );
         if row != *wanted {
@@ -153,7 +156,6 @@ fn run(case: &Value, at: &str) -> Vec<String> {
         }
     }
     if case.get("row").is_none() {
-        let got: Vec<String> = errors.iter().map(ToString::to_string).collect();
         let wanted: Vec<&str> = case
             .get("errors")
             .and_then(Value::as_array)

@@ -28,6 +28,7 @@ impl Strategy for Pod {
     }
 
     fn prepare_for_create(&self, _context: &Context<'_>, object: &mut Value) {
+        pod_spec::drop_disabled(object, None, &["spec"]);
         prepare::for_create(object);
     }
 
@@ -53,6 +54,7 @@ impl Strategy for Pod {
 
     fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
         keep(new, old, "status");
+        pod_spec::drop_disabled(new, Some(old), &["spec"]);
         prepare::count_changes(new, old);
     }
 

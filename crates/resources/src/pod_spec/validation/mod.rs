@@ -19,6 +19,7 @@ mod template;
 mod tolerations;
 mod topology;
 pub mod volumes;
+mod windows;
 
 pub use affinity::{node_selector, node_selector_term};
 pub(crate) use containers::only_for_pods;
@@ -108,6 +109,7 @@ pub fn pod_spec(spec: &Value, holder: Holder<'_>, at: &At<'_>, errors: &mut Erro
     dns::dns_config(spec, &at.child("dnsConfig"), errors);
     gates(spec, at, errors);
     topology::spread_constraints(spec, &at.child("topologySpreadConstraints"), errors);
+    windows::host_process(spec, at, errors);
     security::host_users(&scope, at, errors);
     names(spec, at, errors);
     if !list(spec, "tolerations").is_empty() {

@@ -1,6 +1,6 @@
 //! Security contexts of pods and containers.
 
-use super::{Scope, every_container, host_network, volumes::paths};
+use super::{Scope, every_container, host_network, volumes::paths, windows};
 use crate::At;
 use crate::check;
 use crate::fields::{flag, int, list, present, text, text_at, texts};
@@ -35,6 +35,7 @@ pub(super) fn pod_context(spec: &Value, pod: &At<'_>, errors: &mut ErrorList) {
         errors,
     );
     seccomp(context, at, errors);
+    windows::options(context, at, errors);
     app_armor(context, at, errors);
     optional_word(
         context,
@@ -43,13 +44,7 @@ pub(super) fn pod_context(spec: &Value, pod: &At<'_>, errors: &mut ErrorList) {
         at,
         errors,
     );
-    optional_word(
-        context,
-        "seLinuxChangePolicy",
-        &["MountOption", "Recursive"],
-        at,
-        errors,
-    );
+    optional_word(context, "seLinuxChangePolicy", &["Recursive"], at, errors);
 }
 
 /// Judges a container's context.
@@ -77,6 +72,7 @@ pub(super) fn container_context(context: &Value, host_users: bool, at: &At<'_>, 
             errors.push(at.invalid(context.clone(), why));
         }
     }
+    windows::options(context, at, errors);
     app_armor(context, at, errors);
 }
 

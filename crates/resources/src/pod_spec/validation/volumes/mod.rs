@@ -81,6 +81,11 @@ fn source(volume: &Value, name: &str, holder: Holder<'_>, at: &At<'_>, errors: &
             continue;
         };
         if sources > 0 {
+            let kind = match kind {
+                "cephfs" => "cephFS",
+                "downwardAPI" => "downwarAPI",
+                kind => kind,
+            };
             errors.push(
                 at.child(kind)
                     .forbidden("may not specify more than 1 volume type"),
