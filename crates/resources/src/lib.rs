@@ -7,6 +7,7 @@ mod diff;
 pub mod fields;
 pub mod ip;
 pub mod pod_spec;
+pub mod quota;
 pub mod strategy;
 pub mod table;
 
