@@ -11,6 +11,7 @@ pub mod authentication;
 pub mod authorization;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use machinery::Value;
 use machinery::status::ApiError;
 use std::sync::Arc;
@@ -31,6 +32,14 @@ pub trait Objects: Send + Sync + 'static {
 
     /// All objects of a resource; of one namespace unless it is empty.
     async fn list(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Arc<Value>>, ApiError>;
+
+    /// Stores a changed object, unless somebody changed it after the resource version it carries (a conflict).
+    ///
+    /// Neither the kind's strategy nor admission is asked: this is the server writing what it keeps book of.
+    async fn replace(&self, group: &str, resource: &str, object: Value) -> Result<Arc<Value>, ApiError>;
+
+    /// What time it is for the server.
+    fn now(&self) -> Timestamp;
 
     /// A number that moves whenever an object of the resource changes. Cheap: made to be asked per request.
     fn version(&self, group: &str, resource: &str) -> u64;

@@ -146,7 +146,7 @@ impl Server {
             accounts.bind(Arc::clone(&objects));
         }
         config.authorizer.bind(Arc::clone(&objects));
-        registry.admission.bind(&objects);
+        registry.admission.bind(&objects, &config.authorizer);
         let core = Arc::new(Core {
             registry,
             routes,

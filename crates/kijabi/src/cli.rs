@@ -95,6 +95,12 @@ pub(crate) struct Up {
     /// Another name or address the API server's certificate is for
     #[arg(long, value_name = "NAME")]
     pub tls_san: Vec<String>,
+    /// Admission plugins to use beside the default ones
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
+    /// Default admission plugins not to use
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
     /// CRI socket of another runtime (containerd), instead of the embedded one
     #[arg(long, value_name = "PATH")]
     pub container_runtime_endpoint: Option<PathBuf>,

@@ -171,7 +171,10 @@ fn server_config(
             Arc::new(node::Node::default()),
             Arc::new(Rbac::default()),
         ])),
-        admission: access::admission::plugins::default_chain(),
+        admission: access::admission::plugins::chain(
+            &options.enable_admission_plugins,
+            &options.disable_admission_plugins,
+        )?,
         issuer: Some(issuer),
         service_accounts: Some(accounts),
         audiences: vec![issuer_url],

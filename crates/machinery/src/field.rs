@@ -206,14 +206,20 @@ impl fmt::Display for Error {
 
 /// Errors as upstream joins them: one alone, several in brackets, repeated ones once.
 pub fn aggregate(errors: &[Error]) -> String {
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    join_messages(&texts)
+}
+
+/// Several messages as one, as upstream's aggregated errors read; each is said once.
+pub fn join_messages(messages: &[String]) -> String {
     let mut seen = std::collections::HashSet::new();
-    let texts: Vec<String> = errors
+    let texts: Vec<&str> = messages
         .iter()
-        .map(ToString::to_string)
-        .filter(|text| seen.insert(text.clone()))
+        .map(String::as_str)
+        .filter(|text| seen.insert(*text))
         .collect();
     match texts.as_slice() {
-        [one] => one.clone(),
+        [one] => (*one).to_owned(),
         many => format!("[{}]", many.join(", ")),
     }
 }

@@ -5,10 +5,12 @@
 pub mod plugins;
 
 use crate::Objects;
+use crate::authorization::Authorizer;
 use async_trait::async_trait;
-use machinery::Value;
+use machinery::gvk::GroupResource;
 use machinery::status::ApiError;
 use machinery::user::UserInfo;
+use machinery::{Value, meta};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -72,6 +74,20 @@ pub struct Attributes<'a> {
     pub notes: &'a Notes,
 }
 
+impl Attributes<'_> {
+    /// A refusal. An object that has no name yet is called by what its name will begin with.
+    pub fn forbidden(&self, object: Option<&Value>, why: impl std::fmt::Display) -> ApiError {
+        let resource = GroupResource::new(self.target.group, self.target.resource);
+        let candidates = [
+            self.target.name,
+            object.map_or("", meta::name),
+            object.map_or("", meta::generate_name),
+        ];
+        let name = candidates.into_iter().find(|name| !name.is_empty());
+        ApiError::forbidden(&resource, name.unwrap_or("Unknown"), why)
+    }
+}
+
 /// What plugins and strategies say beside yes and no.
 #[derive(Debug, Default)]
 pub struct Notes {
@@ -124,6 +140,9 @@ pub trait Plugin: Send + Sync + 'static {
 
     /// Called once, when the server starts.
     fn bind(&self, _objects: Arc<dyn Objects>) {}
+
+    /// Called once, when the server starts, for those that ask what users may do.
+    fn bind_authorizer(&self, _authorizer: Arc<dyn Authorizer>) {}
 }
 
 /// The plugins of a server, in order.
@@ -135,10 +154,16 @@ impl Chain {
         Self(plugins.into())
     }
 
-    pub fn bind(&self, objects: &Arc<dyn Objects>) {
+    pub fn bind(&self, objects: &Arc<dyn Objects>, authorizer: &Arc<dyn Authorizer>) {
         for plugin in self.0.iter() {
             plugin.bind(Arc::clone(objects));
+            plugin.bind_authorizer(Arc::clone(authorizer));
         }
+    }
+
+    /// The names of the plugins, in order.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|plugin| plugin.name())
     }
 
     /// Whether anybody wants to see this.

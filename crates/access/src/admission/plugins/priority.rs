@@ -81,6 +81,17 @@ impl Priority {
     }
 }
 
+/// Who updates a pod need not know what its class made of it.
+fn keep(pod: &mut Value, old: &Value) {
+    for field in ["priority", "preemptionPolicy"] {
+        let path = ["spec", field];
+        let missing = pod.get_path(&path).is_none_or(Value::is_null);
+        if let Some(value) = old.get_path(&path).filter(|_| missing) {
+            pod.set_path(&path, value.clone());
+        }
+    }
+}
+
 fn value(class: &Value) -> i64 {
     class.get("value").and_then(Value::as_i64).unwrap_or(0)
 }
@@ -101,14 +112,20 @@ impl Plugin for Priority {
     fn handles(&self, operation: Operation, target: &Target<'_>) -> bool {
         match operation {
             Operation::Create => target.is("", "pods") || target.is(GROUP, "priorityclasses"),
-            Operation::Update => target.is(GROUP, "priorityclasses"),
+            Operation::Update => target.is("", "pods") || target.is(GROUP, "priorityclasses"),
             Operation::Delete | Operation::Connect => false,
         }
     }
 
     async fn admit(&self, attributes: &Attributes<'_>, object: Option<&mut Value>) -> Result<(), ApiError> {
         match object {
-            Some(pod) if attributes.target.is("", "pods") => self.complete(&attributes.target, pod).await,
+            Some(pod) if attributes.target.is("", "pods") => match attributes.old {
+                Some(old) => {
+                    keep(pod, old);
+                    Ok(())
+                }
+                None => self.complete(&attributes.target, pod).await,
+            },
             _ => Ok(()),
         }
     }

@@ -343,6 +343,14 @@ mod tests {
             Ok(Vec::new())
         }
 
+        async fn replace(&self, _: &str, _: &str, object: Value) -> Result<Arc<Value>, ApiError> {
+            Ok(Arc::new(object))
+        }
+
+        fn now(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+
         fn version(&self, _: &str, _: &str) -> u64 {
             0
         }
