@@ -11,6 +11,7 @@ use access::authentication::{Authenticator as _, Credentials, Outcome};
 use access::authorization::{Attributes, Decision};
 use client::InProcessIdentity;
 use futures::FutureExt as _;
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response, StatusCode};
 use machinery::gvk::GroupResource;
 use machinery::status::ApiError;
@@ -47,9 +48,18 @@ async fn audited(core: Arc<Core>, request: Request<Body>) -> Response<Body> {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let notes = Arc::new(Notes::default());
     let error_output = error_output(&request, &query);
-    let mut response = match known(core, request, query, &notes).await {
-        Ok(response) => response,
-        Err(error) => respond::error(&error, &error_output),
+    let path = query::decode_path(request.uri().path());
+    let mut response = match RequestInfo::parse(request.method(), &path, &query) {
+        Ok(info) => {
+            let apply = request
+                .headers()
+                .get(CONTENT_TYPE)
+                .is_some_and(|v| v.as_bytes().starts_with(b"application/apply-patch+"));
+            let running = core.metrics.begin(&info, &query, request.method(), apply);
+            let answered = known(core, request, info, query, &notes).await;
+            running.end(answered.unwrap_or_else(|error| respond::error(&error, &error_output)))
+        }
+        Err(error) => respond::error(&ApiError::bad_request(error.to_string()), &error_output),
     };
     respond::add_warnings(&mut response, notes.take_warnings());
     response.headers_mut().insert(respond::AUDIT_ID, audit_id);
@@ -59,12 +69,10 @@ async fn audited(core: Arc<Core>, request: Request<Body>) -> Response<Body> {
 async fn known(
     core: Arc<Core>,
     request: Request<Body>,
+    info: RequestInfo,
     query: Query,
     notes: &Arc<Notes>,
 ) -> Result<Response<Body>, ApiError> {
-    let path = query::decode_path(request.uri().path());
-    let info = RequestInfo::parse(request.method(), &path, &query)
-        .map_err(|error| ApiError::bad_request(error.to_string()))?;
     let caller = authenticate(&core, &request, &info).await?;
     let user = impersonate::subject(&core, request.headers(), caller).await?;
     authorize(&core, &attributes(&info, &user, &query)).await?;

@@ -1,18 +1,23 @@
 //! OpenAPI documents from the tables, made when first asked for and kept compressed.
 //!
-//! They hold what kubectl needs: definitions with their kinds, patch and list extensions, and for each resource
-//! its paths with what its verbs do. Prose is not in the tables yet.
+//! They hold what kubectl needs: definitions with their kinds, prose, patch and list extensions, and for each resource
+//! its paths with what its verbs do.
 
 mod gnostic;
+mod prose;
 mod schema;
 
 use crate::filters;
 use crate::handlers::Exchange;
 use crate::request::{Output, negotiate};
 use crate::respond;
+use crate::routes::VersionTable;
 use bytes::Bytes;
 use hashbrown::HashMap;
-use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH,
+    LOCATION, VARY,
+};
 use http::{Response, StatusCode};
 use machinery::Map;
 use machinery::status::ApiError;
@@ -51,6 +56,9 @@ impl Documents {
         self.made.lock().clear();
     }
 }
+
+/// How long a document at a place that names its content stays good.
+const YEAR: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
 /// The names clients know the version 2 document's protobuf form by.
 const V2_PROTOBUF: [&str; 2] = [
@@ -95,14 +103,10 @@ pub(crate) fn v3_index(exchange: &Exchange) -> Result<Response<Body>, ApiError> 
             } else {
                 format!("apis/{}/{}", group.name, version.name)
             };
-            // The hash only has to change when the document does, which for built-in kinds is never.
             let mut entry = Map::new();
             entry.insert(
                 "serverRelativeURL",
-                format!(
-                    "/openapi/v3/{name}?hash={}",
-                    crate::paths::GIT_VERSION.replace('+', "-")
-                ),
+                place(&name, &fingerprint(&group.name, version)),
             );
             paths.insert(name, entry);
         }
@@ -112,6 +116,32 @@ pub(crate) fn v3_index(exchange: &Exchange) -> Result<Response<Body>, ApiError> 
     let mut out = Vec::new();
     machinery::codec::json::encode(&value.into(), &mut out);
     Ok(respond::bytes(StatusCode::OK, &Output::JSON, out.into()))
+}
+
+fn place(name: &str, hash: &str) -> String {
+    format!("/openapi/v3/{name}?hash={hash}")
+}
+
+/// A text that changes when the document does, told without making the document.
+fn fingerprint(group: &str, version: &VersionTable) -> String {
+    let mut digest = sha2::Sha512::new();
+    let mut add = |text: &str| {
+        digest.update(text.as_bytes());
+        digest.update([0]);
+    };
+    add(crate::paths::GIT_VERSION);
+    add(group);
+    add(&version.name);
+    for endpoint in &version.endpoints {
+        add(&endpoint.name);
+        add(&endpoint.kind.kind);
+        endpoint.verbs.iter().for_each(|verb| add(verb));
+        for sub in &endpoint.subresources {
+            add(&sub.name);
+            sub.verbs.iter().for_each(|verb| add(verb));
+        }
+    }
+    hex::encode_upper(digest.finalize())
 }
 
 /// `/openapi/v3/api/v1`, `/openapi/v3/apis/<group>/<version>`.
@@ -129,9 +159,30 @@ pub(crate) fn v3(exchange: &Exchange, name: &str) -> Result<Response<Body>, ApiE
     else {
         return Ok(filters::unknown_path());
     };
+    let hash = fingerprint(group, found);
+    let asked = exchange.query.get("hash");
+    if asked.is_some_and(|asked| asked != hash) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+        let place = HeaderValue::try_from(place(name, &hash)).map_err(ApiError::internal)?;
+        response.headers_mut().insert(LOCATION, place);
+        return Ok(response);
+    }
     let documents = &exchange.core.documents;
     let document = documents.get(name, || machinery::codec::json::to_vec(&schema::v3(group, found)))?;
-    answer(exchange, &document, "application/json")
+    let mut response = answer(exchange, &document, "application/json")?;
+    if asked.is_some() {
+        // Another document has another place.
+        let in_a_year = exchange.core.registry.clock.now() + YEAR;
+        let expires = in_a_year.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        headers.insert(
+            EXPIRES,
+            HeaderValue::try_from(expires).map_err(ApiError::internal)?,
+        );
+    }
+    Ok(response)
 }
 
 fn answer(

@@ -2,12 +2,10 @@
 
 use crate::handlers::Exchange;
 use crate::request::Verb;
-use crate::{discovery, filters, openapi, respond};
+use crate::{discovery, filters, health, metrics, openapi, respond};
 use http::{Response, StatusCode};
 use machinery::status::ApiError;
 use machinery::{Map, Value};
-use std::fmt::Write as _;
-use std::sync::atomic::Ordering;
 use wire::body::Body;
 
 /// The version this server is compatible with, and says it is.
@@ -46,8 +44,10 @@ pub(crate) async fn answer(exchange: Exchange) -> Result<Response<Body>, ApiErro
         ["apis", group] => discovery::group(&exchange, group),
         ["apis", group, version] => discovery::resources(&exchange, group, version),
         ["version"] => version(&exchange),
-        ["healthz" | "livez" | "readyz", ..] => Ok(health(&exchange, &segments)),
-        ["metrics"] => Ok(metrics(&exchange).await),
+        [which @ ("healthz" | "livez" | "readyz"), ref one @ ..] => {
+            Ok(health::answer(&exchange, which, one).await)
+        }
+        ["metrics"] => Ok(metrics::answer(&exchange).await),
         ["openapi", "v2"] => openapi::v2(&exchange),
         ["openapi", "v3"] => openapi::v3_index(&exchange),
         ["openapi", "v3", ..] => openapi::v3(&exchange, &segments[2..].join("/")),
@@ -125,99 +125,6 @@ fn json(exchange: &Exchange, value: &Value) -> Result<Response<Body>, ApiError> 
     let mut out = Vec::new();
     machinery::codec::json::encode_pretty(value, &mut out);
     Ok(respond::bytes(StatusCode::OK, &output, out.into()))
-}
-
-/// The checks of each health path.
-fn health(exchange: &Exchange, segments: &[&str]) -> Response<Body> {
-    let core = &exchange.core;
-    let ready = core.ready.load(Ordering::Acquire);
-    let stopping = core.shutdown.is_cancelled();
-    let mut checks: Vec<(&str, bool)> = vec![("ping", true), ("log", true), ("etcd", true)];
-    checks.push(("poststarthook/start-apiserver-admission-initializer", ready));
-    checks.push(("poststarthook/bootstrap-controller", ready));
-    if segments[0] == "readyz" {
-        checks.push(("informer-sync", ready));
-        checks.push(("shutdown", !stopping));
-    }
-    if let [_, name, rest @ ..] = segments {
-        let name = std::iter::once(name)
-            .chain(rest)
-            .copied()
-            .collect::<Vec<_>>()
-            .join("/");
-        return match checks.iter().find(|(n, _)| *n == name) {
-            Some((_, true)) => respond::text(StatusCode::OK, "ok"),
-            Some((_, false)) => respond::text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal server error: not ready\n",
-            ),
-            None => filters::unknown_path(),
-        };
-    }
-    let excluded: Vec<&str> = exchange.query.all("exclude").collect();
-    checks.retain(|(name, _)| !excluded.contains(name));
-    let good = checks.iter().all(|(_, good)| *good);
-    if good && exchange.query.raw("verbose").is_none() {
-        return respond::text(StatusCode::OK, "ok");
-    }
-    let mut out = String::new();
-    for (name, good) in &checks {
-        let line = if *good {
-            format!("[+]{name} ok\n")
-        } else {
-            format!("[-]{name} failed: reason withheld\n")
-        };
-        out.push_str(&line);
-    }
-    if good {
-        out.push_str(&format!("{} check passed\n", segments[0]));
-        respond::text(StatusCode::OK, out)
-    } else {
-        out.push_str(&format!("{} check failed\n", segments[0]));
-        respond::text(StatusCode::INTERNAL_SERVER_ERROR, out)
-    }
-}
-
-async fn metrics(exchange: &Exchange) -> Response<Body> {
-    let registry = &exchange.core.registry;
-    let mut out = String::new();
-    let mut line = |text: std::fmt::Arguments<'_>| {
-        // Writing to a String cannot fail.
-        out.write_fmt(text)
-            .and_then(|()| out.write_char('\n'))
-            .unwrap_or_default();
-    };
-    line(format_args!("# TYPE kubernetes_build_info gauge"));
-    line(format_args!(
-        "kubernetes_build_info{{git_version=\"{GIT_VERSION}\",major=\"{MAJOR}\",minor=\"{MINOR}\"}} 1"
-    ));
-    if let Ok(status) = registry.store.status().await {
-        line(format_args!("# TYPE apiserver_storage_size_bytes gauge"));
-        line(format_args!(
-            "apiserver_storage_size_bytes{{storage_cluster_id=\"etcd-0\"}} {}",
-            status.size
-        ));
-        line(format_args!("# TYPE etcd_debugging_mvcc_current_revision gauge"));
-        line(format_args!(
-            "etcd_debugging_mvcc_current_revision {}",
-            status.revision
-        ));
-    }
-    line(format_args!("# TYPE apiserver_storage_objects gauge"));
-    for resource in exchange.core.routes.resources() {
-        if let Some(count) = resource.cache.count() {
-            line(format_args!(
-                "apiserver_storage_objects{{resource=\"{}\"}} {count}",
-                resource.group_resource
-            ));
-        }
-    }
-    let mut response = respond::text(StatusCode::OK, out);
-    response.headers_mut().insert(
-        http::header::CONTENT_TYPE,
-        http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
-    );
-    response
 }
 
 fn openid_configuration(exchange: &Exchange) -> Result<Response<Body>, ApiError> {

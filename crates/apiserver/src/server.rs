@@ -104,6 +104,7 @@ pub struct Core {
     pub audiences: Vec<String>,
     pub connector: Connector,
     pub documents: crate::openapi::Documents,
+    pub(crate) metrics: Arc<crate::metrics::Metrics>,
     pub ready: std::sync::atomic::AtomicBool,
     pub shutdown: CancellationToken,
 }
@@ -157,6 +158,7 @@ impl Server {
             audiences: config.audiences,
             connector: Connector::new(config.dial),
             documents: crate::openapi::Documents::default(),
+            metrics: Arc::default(),
             ready: std::sync::atomic::AtomicBool::new(false),
             shutdown,
         });

@@ -76,6 +76,8 @@ pub struct Details {
     pub causes: Vec<Cause>,
     /// Zero: the client is not told when to come again.
     pub retry_after_seconds: u32,
+    /// Where a list that expired can go on, if not empty; it stands in the metadata.
+    pub continue_token: String,
 }
 
 /// A failed request, as the client will see it.
@@ -321,7 +323,17 @@ impl ApiError {
             status.insert("reason", self.reason.as_str());
         }
         if let Some(details) = &self.details {
-            status.insert("details", details.to_value());
+            if !details.continue_token.is_empty() {
+                let metadata: Map = [("continue", details.continue_token.as_str())]
+                    .into_iter()
+                    .collect();
+                status.insert("metadata", metadata);
+            }
+            let shown = details.to_value();
+            // Errors that say nothing but where to go on have no details.
+            if details.continue_token.is_empty() || shown.as_object().is_some_and(|m| !m.is_empty()) {
+                status.insert("details", shown);
+            }
         }
         Value::Object(status)
     }

@@ -116,7 +116,9 @@ async fn subresource(exchange: Exchange, endpoint: &Arc<Endpoint>) -> Result<Res
     let Some(sub) = endpoint.subresource(&info.subresource) else {
         return Err(ApiError::not_found_path());
     };
-    if !sub.verbs.iter().any(|v| v == info.verb.as_str()) {
+    // A proxy passes on what no verb stands for too.
+    let passes = info.subresource == "proxy" && info.verb == Verb::Other("");
+    if !passes && !sub.verbs.iter().any(|v| v == info.verb.as_str()) {
         return Err(ApiError::method_not_allowed());
     }
     let Some(stored) = endpoint.resource.clone() else {

@@ -1,5 +1,6 @@
 //! Definitions and paths of OpenAPI documents, read off the tables.
 
+use super::prose::{self, Prose};
 use crate::routes::{Endpoint, Table, VersionTable};
 use machinery::gvk::GroupVersionKind;
 use machinery::schema::{Field, ListKind, Shape, TypeId, Types};
@@ -35,7 +36,8 @@ impl Dialect {
 
 /// The whole of version 2.
 pub(super) fn v2(table: &Table) -> Value {
-    let mut builder = Builder::new(Dialect::V2);
+    let text = prose::text();
+    let mut builder = Builder::new(Dialect::V2, Prose::of(&text));
     let mut paths = Map::new();
     for group in &table.groups {
         for version in &group.versions {
@@ -54,7 +56,8 @@ pub(super) fn v2(table: &Table) -> Value {
 
 /// Version 3 of one group and version.
 pub(super) fn v3(_group: &str, version: &VersionTable) -> Value {
-    let mut builder = Builder::new(Dialect::V3);
+    let text = prose::text();
+    let mut builder = Builder::new(Dialect::V3, Prose::of(&text));
     let mut paths = Map::new();
     for endpoint in &version.endpoints {
         builder.endpoint(endpoint, &mut paths);
@@ -77,16 +80,17 @@ fn info() -> Map {
 }
 
 /// Gathers definitions as they are referred to.
-struct Builder {
+struct Builder<'a> {
     dialect: Dialect,
+    prose: Prose<'a>,
     types: &'static Types,
     wanted: Vec<TypeId>,
     seen: BTreeSet<TypeId>,
     kinds: std::collections::BTreeMap<TypeId, Vec<GroupVersionKind>>,
 }
 
-impl Builder {
-    fn new(dialect: Dialect) -> Self {
+impl<'a> Builder<'a> {
+    fn new(dialect: Dialect, prose: Prose<'a>) -> Self {
         let mut kinds: std::collections::BTreeMap<TypeId, Vec<GroupVersionKind>> =
             std::collections::BTreeMap::new();
         for kind in api::kinds() {
@@ -97,6 +101,7 @@ impl Builder {
         }
         Self {
             dialect,
+            prose,
             types: api::types(),
             wanted: Vec::new(),
             seen: BTreeSet::new(),
@@ -297,13 +302,20 @@ impl Builder {
             return map.into();
         };
         map.insert("type", "object");
+        if let Some(said) = self.prose.definition(&definition.name) {
+            map.insert("description", said);
+        }
         let mut properties = Map::new();
         let mut required = Vec::new();
         for field in definition.fields() {
             if field.required {
                 required.push(Value::from(field.name.as_str()));
             }
-            properties.insert(field.name.as_str(), self.property(field));
+            let mut property = self.property(field);
+            if let Some(said) = self.prose.field(&definition.name, &field.name) {
+                property.make_object().insert("description", said);
+            }
+            properties.insert(field.name.as_str(), property);
         }
         if !properties.is_empty() {
             map.insert("properties", properties);

@@ -2,6 +2,7 @@
 
 use super::{Api, MAPS, PODS, pod};
 use serde_json::{Value as Json, json};
+use std::sync::Arc;
 
 fn names(list: &Json) -> Vec<&str> {
     list["items"]
@@ -81,6 +82,42 @@ async fn pages_are_of_one_moment() {
             .as_u16(),
         400
     );
+    let versioned = format!("{MAPS}?limit=3&continue={token}&resourceVersion=1");
+    api.get(&versioned).await.fails(
+        400,
+        "specifying resource version is not allowed when using continue",
+    );
+    // {"v":"meta.k8s.io/v1","rv":1,"start":"../secrets/a\0"}
+    let out = "eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MSwic3RhcnQiOiIuLi9zZWNyZXRzL2EifQ";
+    api.get(&format!("{MAPS}?limit=3&continue={out}")).await.fails(
+        400,
+        "invalid continue token: continue key is not valid: ../secrets/a",
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_is_too_old_is_exchanged_for_one_that_goes_on() {
+    let api = Api::start().await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    for name in ["a", "b", "c"] {
+        api.post(secrets, json!({"metadata": {"name": name}})).await.ok();
+    }
+    let revision = api.store.status().await.expect("status").revision;
+    let token = serde_json::json!({"v": "meta.k8s.io/v1", "rv": 3, "start": "a\0"}).to_string();
+    let token = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, token);
+    api.store.compact(revision).await.expect("compacts");
+    // A server that knows nothing of the past but what the store tells.
+    let api = Api::on(Arc::clone(&api.store)).await;
+    let old = api.get(&format!("{secrets}?limit=1&continue={token}")).await;
+    let old = old.json();
+    assert_eq!(
+        (old["code"].as_u64(), old["reason"].as_str()),
+        (Some(410), Some("Expired")),
+        "{old}"
+    );
+    let token = old["metadata"]["continue"].as_str().expect("a token");
+    let rest = api.get(&format!("{secrets}?continue={token}")).await.ok();
+    assert_eq!(names(&rest), ["b", "c"]);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod allocators;
 mod connect;
+mod discovery;
 mod lists;
 mod objects;
 mod patches;
@@ -62,7 +63,11 @@ impl Answer {
 
 impl Api {
     async fn start() -> Self {
-        let store: Arc<dyn store::Store> = Arc::new(store::Memory::new());
+        Self::on(Arc::new(store::Memory::new())).await
+    }
+
+    /// A server on a store that may hold something already.
+    async fn on(store: Arc<dyn store::Store>) -> Self {
         let config = Config {
             dial: Arc::new(connect::EchoKubelet),
             ..Config::new(Arc::clone(&store), Arc::new(SystemClock))

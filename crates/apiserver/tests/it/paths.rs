@@ -59,6 +59,16 @@ async fn health_version_and_documents() {
         assert_eq!(api.get(path).await.body, "ok", "{path}");
     }
     assert!(String::from_utf8_lossy(&api.get("/readyz?verbose").await.body).contains("[+]ping ok"));
+    let some = api.get("/livez?verbose&exclude=etcd&exclude=none").await;
+    let some = String::from_utf8_lossy(&some.body).into_owned();
+    assert!(some.contains("[+]etcd excluded: ok\n"), "{some}");
+    let end = "warn: some health checks cannot be excluded: no matches for \"none\"\nlivez check passed\n";
+    assert!(some.ends_with(end), "{some}");
+    assert_eq!(api.get("/livez/shutdown").await.status.as_u16(), 404);
+    assert_eq!(
+        api.get("/readyz/poststarthook/rbac/bootstrap-roles").await.body,
+        "ok"
+    );
     assert_eq!(api.get("/version").await.ok()["minor"], "36");
     let v3 = api.get("/openapi/v3").await.ok();
     assert!(v3["paths"]["apis/apps/v1"]["serverRelativeURL"].is_string());
@@ -68,8 +78,53 @@ async fn health_version_and_documents() {
         deployment["x-kubernetes-group-version-kind"][0]["kind"],
         "Deployment"
     );
-    assert_eq!(api.get("/openapi/v2").await.ok()["swagger"], "2.0");
+    let said = deployment["properties"]["spec"]["description"]
+        .as_str()
+        .expect("prose");
+    assert!(
+        said.starts_with("Specification of the desired behavior"),
+        "{said}"
+    );
+    let place = v3["paths"]["apis/apps/v1"]["serverRelativeURL"]
+        .as_str()
+        .expect("a place");
+    let immutable = api.get(place).await;
+    assert_eq!(immutable.headers["cache-control"], "public, immutable");
+    assert!(
+        immutable.headers["expires"]
+            .to_str()
+            .expect("text")
+            .ends_with(" GMT")
+    );
+    let moved = api.get("/openapi/v3/apis/apps/v1?hash=old").await;
+    assert_eq!(
+        (
+            moved.status.as_u16(),
+            moved.headers["location"].to_str().expect("text")
+        ),
+        (301, place)
+    );
+    let v2 = api.get("/openapi/v2").await.ok();
+    assert_eq!(v2["swagger"], "2.0");
+    let said = v2["definitions"]["io.k8s.api.core.v1.Pod"]["description"]
+        .as_str()
+        .expect("prose");
+    assert!(said.starts_with("Pod is a collection of containers"), "{said}");
     assert_eq!(api.get("/nothing").await.status.as_u16(), 404);
+}
+
+#[tokio::test]
+async fn requests_are_counted() {
+    let api = Api::start().await;
+    api.get("/api/v1/namespaces/default/pods").await.ok();
+    let text = api.get("/metrics").await;
+    let text = String::from_utf8_lossy(&text.body).into_owned();
+    let line = r#"apiserver_request_total{verb="LIST",dry_run="",group="",version="v1",resource="pods",subresource="",scope="namespace",component="apiserver",code="200",system_client=""} 1"#;
+    assert!(text.lines().any(|l| l == line), "{text}");
+    assert!(
+        text.contains(r#"apiserver_resource_objects{group="",resource="pods"} 0"#),
+        "{text}"
+    );
 }
 
 #[tokio::test]
