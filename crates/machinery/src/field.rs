@@ -103,6 +103,8 @@ pub struct Error {
     pub field: Path,
     /// What stood there; [`Value::Null`] prints as `null`. Not printed for the types that do not name it.
     pub bad_value: Value,
+    /// Whether messages show the value.
+    pub shows_value: bool,
     pub detail: String,
 }
 
@@ -115,7 +117,17 @@ impl Error {
             kind,
             field: field.clone(),
             bad_value,
+            shows_value: true,
             detail: detail.into(),
+        }
+    }
+
+    /// The same error, which does not show what stood there.
+    #[must_use]
+    pub fn without_value(self) -> Self {
+        Self {
+            shows_value: false,
+            ..self
         }
     }
 
@@ -188,6 +200,7 @@ impl Error {
             ErrorType::Required | ErrorType::Forbidden | ErrorType::TooLong | ErrorType::Internal => {
                 self.kind.text().to_owned()
             }
+            _ if !self.shows_value => self.kind.text().to_owned(),
             _ => format!("{}: {}", self.kind.text(), render(&self.bad_value)),
         };
         if !self.detail.is_empty() {

@@ -66,6 +66,11 @@ impl<'a> At<'a> {
         Error::invalid(&self.path(), value, detail)
     }
 
+    /// Invalid, without the value being shown.
+    pub fn invalid_omitted(&self, detail: impl Into<String>) -> Error {
+        Error::invalid(&self.path(), Value::Null, detail).without_value()
+    }
+
     pub fn required(&self, detail: impl Into<String>) -> Error {
         Error::required(&self.path(), detail)
     }
