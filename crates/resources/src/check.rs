@@ -28,6 +28,25 @@ pub fn subdomain(value: &str, at: &At<'_>, errors: &mut ErrorList) {
     each(names::dns1123_subdomain(value), value, at, errors);
 }
 
+/// A path with a domain in front of it: `example.com/what`.
+pub fn domain_prefixed_path(value: &str, at: &At<'_>, errors: &mut ErrorList) {
+    if value.is_empty() {
+        errors.push(at.required(""));
+        return;
+    }
+    let parts = value.split_once('/');
+    let Some((host, path)) = parts.filter(|(host, path)| !host.is_empty() && !path.is_empty()) else {
+        errors.push(at.invalid(value, "must be a domain-prefixed path (such as \"acme.io/foo\")"));
+        return;
+    };
+    subdomain(host, at, errors);
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&c);
+    if !path.bytes().all(allowed) {
+        let why = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+        errors.push(at.invalid(path, why));
+    }
+}
+
 /// A label's key, and much else.
 pub fn qualified(value: &str, at: &At<'_>, errors: &mut ErrorList) {
     each(names::qualified_name(value), value, at, errors);
@@ -255,4 +274,20 @@ pub fn workload_selector(
         errors.push(at.invalid(shown, "invalid label selector"));
     }
     parsed
+}
+
+/// What can stand in a path: most names that have no other rule. Required.
+pub fn required_path_segment(value: &str, at: &At<'_>, errors: &mut ErrorList) {
+    if value.is_empty() {
+        errors.push(at.required(""));
+    } else {
+        each(names::path_segment(value, false), value, at, errors);
+    }
+}
+
+/// Judges a text as a DNS subdomain, if there is one.
+pub fn optional_subdomain(value: Option<&Value>, at: &At<'_>, errors: &mut ErrorList) {
+    if let Some(text) = value.and_then(Value::as_str) {
+        subdomain(text, at, errors);
+    }
 }

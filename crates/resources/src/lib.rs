@@ -10,6 +10,7 @@ pub mod pod_spec;
 pub mod quota;
 pub mod strategy;
 pub mod table;
+mod warnings;
 
 mod admissionregistration;
 mod apiextensions;

@@ -1,17 +1,26 @@
 //! Job.
 
 mod defaults;
+mod indexes;
+mod policies;
+mod status;
+mod validation;
 
 use crate::KindInfo;
-use crate::fields::int_at;
-use crate::fields::text_at;
-use crate::strategy::{Column, Context, GarbageCollection, Strategy};
+use crate::fields::{int, int_at, same, text_at};
+use crate::pod_spec;
+use crate::strategy::{
+    Column, Context, GarbageCollection, Strategy, Subresource, bump_generation, default_subresource, keep,
+};
 use crate::table;
+use crate::warnings;
 use compact_str::{CompactString, format_compact};
 use jiff::Timestamp;
+use machinery::field::ErrorList;
 use machinery::{Value, meta};
 
 pub(crate) use defaults::job_spec;
+pub(crate) use validation::template_spec;
 
 pub(crate) struct Job;
 
@@ -43,6 +52,47 @@ impl Strategy for Job {
         }
         object.set_path(&["status"], Value::object());
         object.set_path(&["metadata", "generation"], 1);
+        pod_spec::drop_disabled(object, None, &pod_spec::TEMPLATE);
+    }
+
+    fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "status");
+        pod_spec::drop_disabled(new, Some(old), &pod_spec::TEMPLATE);
+        if !same(new, old, &["spec"]) {
+            bump_generation(new, old);
+        }
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::job(object, true, &mut errors);
+        errors
+    }
+
+    /// Jobs made before the labels had a prefix need not have those.
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let labels = old.get_path(&["spec", "template", "metadata", "labels"]);
+        let had = |label| labels.is_some_and(|labels| labels.get(label).is_some());
+        validation::job(new, had(JOB_NAME) && had(CONTROLLER_UID), &mut errors);
+        validation::change(new, old, &mut errors);
+        errors
+    }
+
+    fn warnings_on_create(&self, _context: &Context<'_>, object: &Value) -> Vec<String> {
+        let mut warnings: Vec<String> = warnings::hostname(object).into_iter().collect();
+        if let Some(spec) = object.get("spec") {
+            warnings.extend(spec_warning(spec, "spec"));
+        }
+        warnings
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&status::Status)
+        } else {
+            default_subresource(name)
+        }
     }
 
     fn selectable_fields(&self) -> &'static [&'static str] {
@@ -86,6 +136,19 @@ impl Strategy for Job {
             table::selector(object.get_path(&["spec", "selector"])),
         ]
     }
+}
+
+/// So many indexes may not all be named in a status.
+pub(crate) fn spec_warning(spec: &Value, at: &str) -> Option<String> {
+    let count = |field| int(spec, field).unwrap_or(0);
+    let large =
+        validation::is_indexed(spec) && count("completions") > 100_000 && count("parallelism") > 10_000;
+    large.then(|| {
+        format!(
+            "{at}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, \
+             Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
+        )
+    })
 }
 
 /// Makes the pods of this job, and of no other, carry labels that its selector finds.
