@@ -1,10 +1,13 @@
 //! IngressClass.
 
+use crate::At;
 use crate::KindInfo;
-use crate::fields::{fill, text};
-use crate::strategy::{Column, Strategy};
+use crate::check;
+use crate::fields::{fill, present, text};
+use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
+use machinery::field::ErrorList;
 use machinery::{Value, meta};
 
 pub(crate) struct IngressClass;
@@ -28,6 +31,25 @@ impl Strategy for IngressClass {
 
     fn tracks_generation(&self, _kind: &KindInfo) -> bool {
         true
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        spec_errors(object.get("spec").unwrap_or(&Value::Null), &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let controller = |object| Value::get_path(object, &["spec", "controller"]);
+        check::immutable(
+            controller(new),
+            controller(old),
+            &At::new("spec.controller"),
+            &mut errors,
+        );
+        errors.extend(self.validate(context, new));
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -57,5 +79,37 @@ impl Strategy for IngressClass {
             parameters.into(),
             table::age(object, now),
         ]
+    }
+}
+
+const LONGEST_CONTROLLER: usize = 250;
+
+fn spec_errors(spec: &Value, errors: &mut ErrorList) {
+    let at = At::new("spec");
+    let controller = text(spec, "controller");
+    if controller.len() > LONGEST_CONTROLLER {
+        errors.push(at.child("controller").too_long(LONGEST_CONTROLLER as i64));
+    }
+    check::domain_prefixed_path(controller, &at.child("controller"), errors);
+    let Some(parameters) = present(spec, "parameters") else {
+        return;
+    };
+    let at = at.child("parameters");
+    check::optional_subdomain(present(parameters, "apiGroup"), &at.child("apiGroup"), errors);
+    for field in ["kind", "name"] {
+        check::required_path_segment(text(parameters, field), &at.child(field), errors);
+    }
+    let namespace = present(parameters, "namespace").and_then(Value::as_str);
+    let at_namespace = at.child("namespace");
+    match (text(parameters, "scope"), namespace) {
+        ("Namespace", None) => {
+            errors.push(at_namespace.required("`parameters.scope` is set to 'Namespace'"));
+        }
+        ("Namespace", Some(namespace)) => check::label(namespace, &at_namespace, errors),
+        ("Cluster", None) => {}
+        ("Cluster", Some(_)) => {
+            errors.push(at_namespace.forbidden("`parameters.scope` is set to 'Cluster'"));
+        }
+        (other, _) => errors.push(at.child("scope").not_supported(other, &["Cluster", "Namespace"])),
     }
 }

@@ -1,11 +1,14 @@
 //! IPAddress.
 
-use crate::fields::text;
+use crate::At;
+use crate::check;
+use crate::fields::{present, text};
 use crate::ip::wrong_strict_address;
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
-use machinery::Value;
+use machinery::field::ErrorList;
+use machinery::{Value, names};
 
 pub(crate) struct IpAddress;
 
@@ -18,6 +21,37 @@ const COLUMNS: [Column; 3] = [
 impl Strategy for IpAddress {
     fn check_name(&self, name: &str, _prefix: bool) -> Vec<String> {
         wrong_strict_address(name).into_iter().collect()
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let at = At::new("spec.parentRef");
+        let Some(parent) = object.get("spec").and_then(|spec| present(spec, "parentRef")) else {
+            errors.push(at.required(""));
+            return errors;
+        };
+        // The core group, which Services are in, has no name.
+        if !text(parent, "group").is_empty() {
+            check::subdomain(text(parent, "group"), &at.child("group"), &mut errors);
+        }
+        for field in ["resource", "name"] {
+            check::required_path_segment(text(parent, field), &at.child(field), &mut errors);
+        }
+        let namespace = text(parent, "namespace");
+        check::each(
+            names::path_segment(namespace, false),
+            namespace,
+            &at.child("namespace"),
+            &mut errors,
+        );
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let parent = |object| Value::get_path(object, &["spec", "parentRef"]);
+        check::immutable(parent(new), parent(old), &At::new("spec.parentRef"), &mut errors);
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -1,10 +1,15 @@
 //! Ingress.
 
+mod validation;
+
 use crate::fields::{list_at, text, text_at};
-use crate::strategy::{Column, Context, Strategy};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource};
 use crate::table;
 use jiff::Timestamp;
-use machinery::Value;
+use machinery::field::ErrorList;
+use machinery::{Value, meta};
+
+const CLASS: &str = "kubernetes.io/ingress.class";
 
 pub(crate) struct Ingress;
 
@@ -22,6 +27,36 @@ impl Strategy for Ingress {
         object.set_path(&["status"], Value::object());
         object.set_path(&["status", "loadBalancer"], Value::object());
         object.set_path(&["metadata", "generation"], 1);
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::spec(object, None, &mut errors);
+        validation::class_annotation(object, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::spec(new, Some(old), &mut errors);
+        errors
+    }
+
+    fn warnings_on_create(&self, _context: &Context<'_>, object: &Value) -> Vec<String> {
+        if meta::annotation(object, CLASS).is_none() {
+            return Vec::new();
+        }
+        vec![format!(
+            "annotation {CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"
+        )]
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&validation::Status)
+        } else {
+            default_subresource(name)
+        }
     }
 
     fn columns(&self) -> &'static [Column] {
