@@ -18,6 +18,7 @@ mod secret;
 pub mod service;
 mod service_account;
 
+pub(crate) use persistent_volume::{Place as VolumePlace, spec as volume_spec};
 pub(crate) use persistent_volume_claim::claim_spec;
 
 /// The group's kinds.

@@ -1,9 +1,13 @@
 //! VolumeAttributesClass.
 
-use crate::strategy::{Column, Strategy};
+use super::storage_class::{parameters, provisioner};
+use crate::At;
+use crate::fields::{entries, same, text};
+use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct VolumeAttributesClass;
 
@@ -16,6 +20,28 @@ const COLUMNS: [Column; 3] = [
 impl Strategy for VolumeAttributesClass {
     fn returns_deleted_object(&self) -> bool {
         true
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        provisioner(text(object, "driverName"), &At::new("driverName"), &mut errors);
+        parameters(object, &mut errors);
+        if entries(object, "parameters").is_empty() {
+            let why = "must contain at least one key/value pair";
+            errors.push(At::new("parameters").required(why));
+        }
+        errors
+    }
+
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        for field in ["driverName", "parameters"] {
+            if !same(new, old, &[field]) {
+                errors.push(At::new(field).forbidden(format!("updates to {field} are forbidden.")));
+            }
+        }
+        errors.extend(self.validate(context, new));
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -1,12 +1,18 @@
 //! PersistentVolume.
 
+mod validation;
+
+use crate::At;
 use crate::fields::{fill, fill_text, same, text, text_at, texts};
 use crate::pod_spec::{resources, volume_defaults};
 use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
 use crate::table;
 use jiff::Timestamp;
 use machinery::codec::scalar::format_time;
+use machinery::field::ErrorList;
 use machinery::{Value, meta};
+
+pub(crate) use validation::{Place, spec};
 
 pub(crate) struct PersistentVolume;
 
@@ -56,6 +62,24 @@ impl Strategy for PersistentVolume {
 
     fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
         keep(new, old, "status");
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let spec = object.get("spec").unwrap_or(&Value::Null);
+        validation::spec(
+            spec,
+            Place::Volume(meta::name(object)),
+            &At::new("spec"),
+            &mut errors,
+        );
+        errors
+    }
+
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(context, new);
+        validation::change(new, old, &mut errors);
+        errors
     }
 
     fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
