@@ -117,10 +117,8 @@ fn counts(status: &Value, errors: &mut ErrorList) {
 fn conditions(step: &Step<'_>, errors: &mut ErrorList) {
     let at = At::new("status.conditions");
     let complete = step.is("Complete");
-    if step.turned("Complete") || step.turned("Failed") {
-        if complete && step.is("Failed") {
-            errors.push(at.invalid_omitted("cannot set Complete=True and Failed=true conditions"));
-        }
+    if (step.turned("Complete") || step.turned("Failed")) && complete && step.is("Failed") {
+        errors.push(at.invalid_omitted("cannot set Complete=True and Failed=true conditions"));
     }
     if (step.turned("Complete") || step.turned("FailureTarget")) && complete && step.is("FailureTarget") {
         errors.push(at.invalid_omitted("cannot set Complete=True and FailureTarget=true conditions"));

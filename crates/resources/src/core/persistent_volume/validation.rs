@@ -215,10 +215,10 @@ fn one_source(kind: &str, source: &Value, place: Place<'_>, spec: &At<'_>, error
                 errors.push(at.child("secretRef.name").required(""));
             }
         }
-        "cinder" | "storageos" => {
-            if present(source, "secretRef").is_some_and(|secret| text(secret, "namespace").is_empty()) {
-                errors.push(at.child("secretRef.namespace").required(""));
-            }
+        "cinder" | "storageos"
+            if present(source, "secretRef").is_some_and(|secret| text(secret, "namespace").is_empty()) =>
+        {
+            errors.push(at.child("secretRef.namespace").required(""));
         }
         "glusterfs" => {
             let namespace = present(source, "endpointsNamespace").and_then(Value::as_str);
@@ -232,10 +232,8 @@ fn one_source(kind: &str, source: &Value, place: Place<'_>, spec: &At<'_>, error
                 Some(namespace) => check::label(namespace, &at, errors),
             }
         }
-        "azureFile" => {
-            if present(source, "secretNamespace").is_some_and(Value::is_empty) {
-                errors.push(at.child("secretNamespace").required(""));
-            }
+        "azureFile" if present(source, "secretNamespace").is_some_and(Value::is_empty) => {
+            errors.push(at.child("secretNamespace").required(""));
         }
         _ => {}
     }
