@@ -186,6 +186,7 @@ fn kubelet_config(
     settings.cluster_domain.clone_from(&options.cluster_domain);
     settings.cgroup_parent = cgroup_parent(instance);
     settings.port = options.kubelet_port;
+    settings.static_pods = Some(instance.agent().join("manifests"));
     let cgroups = match KernelCgroups::detect() {
         Ok(cgroups) => Some(Arc::new(cgroups) as Arc<dyn linux::cgroup::Cgroups>),
         Err(error) => {

@@ -87,6 +87,31 @@ impl PodCgroups {
         Ok(())
     }
 
+    /// Gives a pod's group other resources.
+    pub fn resize(&self, pod: &Pod, wanted: &Resources) -> Result<()> {
+        let class = class(pod);
+        let path = self.pod_path(class, pod.uid())?;
+        self.cgroups
+            .set(&path, wanted)
+            .map_err(Error::kernel("resize a pod's control group"))?;
+        if class == Class::Burstable {
+            let requested = pod_requests(pod).get("cpu").copied().unwrap_or(0);
+            self.burstable.lock().insert(pod.uid().to_owned(), requested);
+            self.share_burstable();
+        }
+        Ok(())
+    }
+
+    /// Bytes in use by the pod, or by one of its containers.
+    pub fn memory_usage(&self, pod: &Pod, container: Option<&str>) -> Option<i64> {
+        let (path, cgroups) = self.find(pod)?;
+        let path = match container {
+            Some(id) => path.child(id).ok()?,
+            None => path,
+        };
+        i64::try_from(cgroups.stats(&path).ok()?.memory.usage).ok()
+    }
+
     /// Kills what is left in the pod's groups and removes them. Blocks.
     pub fn remove(&self, uid: &str) -> Result<()> {
         for class in [Class::Guaranteed, Class::Burstable, Class::BestEffort] {

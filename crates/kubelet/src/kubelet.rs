@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use wire::server::Limits;
 use wire::tls::{ClientVerifier, ServerTls};
 
+use crate::allocation::Allocations;
 use crate::backoff::{self, Backoff};
 use crate::cgroups::PodCgroups;
 use crate::config::{Config, ServerConfig};
@@ -26,6 +27,7 @@ use crate::node::machine::Machine;
 use crate::node::{lease, reporter::Reporter};
 use crate::objects::{ObjectCache, OnChange};
 use crate::paths::Paths;
+use crate::pods::mirror::Mirrors;
 use crate::pods::worker::Command;
 use crate::pods::{source, workers::Workers};
 use crate::runtime::client::Runtime;
@@ -89,15 +91,18 @@ impl Kubelet {
             informers.select(Selection::all().with_fields(&format!("spec.nodeName={}", settings.node_name)));
         let nodes: Informer<Node> =
             informers.select(Selection::all().with_fields(&format!("metadata.name={}", settings.node_name)));
+        let mirrors = Arc::new(Mirrors::default());
         let node = Arc::new(NodeContext {
             started: clock.now(),
             paths: Paths::new(&settings.data_dir),
             images: ImageManager::new(runtime.clone(), events.clone(), clock.clone()),
-            status: StatusManager::new(client.clone(), clock.clone(), tasks.clone()),
+            status: StatusManager::new(client.clone(), clock.clone(), tasks.clone(), mirrors.clone()),
+            mirrors,
             tokens: Tokens::new(client.clone(), clock.clone()),
             config_maps: ObjectCache::new(informers.clone(), on_change.clone()),
             secrets: ObjectCache::new(informers.clone(), on_change),
             services: informers.get(),
+            allocations: Allocations::default(),
             cluster_dns: dns::Cluster {
                 servers: settings.cluster_dns.clone(),
                 domain: settings.cluster_domain.clone(),
@@ -156,6 +161,8 @@ impl Kubelet {
         let reporter = Reporter::new(node.clone(), workers.clone(), node_changed.clone());
         self.spawn(reporter.run(nodes));
         self.spawn(lease::renew(node.clone()));
+        let mirrored = node.clone();
+        self.spawn(async move { mirrored.mirrors.keep(&mirrored).await });
         self.spawn(housekeeping::rotate_logs(node.clone(), workers.clone()));
         self.spawn(housekeeping::collect_images(node.clone(), workers.clone()));
         self.spawn(source::run(

@@ -10,6 +10,7 @@
 //! **Invariants:** what runs is asked of the runtime, never remembered, so a restarted kubelet takes over what
 //! runs; choosing is pure ([`pods::actions`], [`status::generate`]), doing is apart; nothing polls.
 
+pub mod allocation;
 pub mod backoff;
 pub mod cgroups;
 pub mod config;

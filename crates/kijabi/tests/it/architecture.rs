@@ -30,7 +30,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("controllers", &["machinery", "client"]),
     ("scheduler", &["machinery", "client"]),
-    ("kubelet", &["machinery", "client", "cri", "linux", "wire"]),
+    (
+        "kubelet",
+        &["machinery", "api", "resources", "client", "cri", "linux", "wire"],
+    ),
     ("runtime", &["machinery", "cri", "linux", "wire"]),
     ("network", &["machinery", "client", "cri", "linux"]),
     ("dns", &["machinery", "client"]),

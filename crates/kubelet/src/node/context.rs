@@ -13,6 +13,7 @@ use machinery::clock::Clock;
 use parking_lot::RwLock;
 
 use super::machine::Machine;
+use crate::allocation::Allocations;
 use crate::backoff::Backoff;
 use crate::cgroups::PodCgroups;
 use crate::config::Settings;
@@ -23,6 +24,7 @@ use crate::images::manager::ImageManager;
 use crate::objects::ObjectCache;
 use crate::paths::Paths;
 use crate::pod::PodExt;
+use crate::pods::mirror::Mirrors;
 use crate::runtime::client::Runtime;
 use crate::status::manager::StatusManager;
 use crate::volumes::tokens::Tokens;
@@ -44,6 +46,9 @@ pub struct NodeContext {
     pub images: ImageManager,
     pub status: Arc<StatusManager>,
     pub services: Informer<Service>,
+    /// What pods have been given of CPU and memory.
+    pub allocations: Allocations,
+    pub mirrors: Arc<Mirrors>,
     pub cluster_dns: dns::Cluster,
     pub machine: Machine,
     pub state: RwLock<NodeState>,

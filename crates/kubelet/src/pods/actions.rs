@@ -6,8 +6,11 @@
 //! probe failed, or whose image changed, is killed and started again; a pod in which nothing can run any more
 //! is killed. **Invariant:** whoever carries actions out asks again afterwards; nothing here waits.
 
+use std::collections::HashMap;
+
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use crate::allocation::amounts::Amounts;
 use crate::pod::{NEVER, ON_FAILURE, PodExt, is_sidecar, matching_rule};
 use crate::probes::results::{Outcome, Snapshot};
 use crate::runtime::labels;
@@ -27,6 +30,19 @@ pub struct Actions {
     pub to_kill: Vec<Kill>,
     /// Containers to remove because all restart in place.
     pub to_reset: Vec<Reset>,
+    /// Containers whose resources change while they run, decreases first.
+    pub to_update: Vec<Update>,
+    /// A container is to start anew with other resources, so the pod's group changes too.
+    pub resize_pod: bool,
+}
+
+/// A running container and the resources it is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    pub id: String,
+    pub name: String,
+    pub from: Amounts,
+    pub to: Amounts,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +73,14 @@ pub enum KillReason {
 }
 
 /// Decides. `restart_all`: a rule of some container asked for all to restart in place.
-pub fn compute(pod: &Pod, status: &PodStatus, probes: &Snapshot, restart_all: bool) -> Actions {
+/// `actuated`: the resources the runtime was last told, by container.
+pub fn compute(
+    pod: &Pod,
+    status: &PodStatus,
+    probes: &Snapshot,
+    restart_all: bool,
+    actuated: &HashMap<String, Amounts>,
+) -> Actions {
     let need = status.sandbox_changed(pod);
     let mut actions = Actions {
         kill_pod: need.create,
@@ -82,6 +105,7 @@ pub fn compute(pod: &Pod, status: &PodStatus, probes: &Snapshot, restart_all: bo
         return actions;
     }
     let kept = regular_containers(pod, status, probes, &mut actions);
+    resizes(pod, status, actuated, &mut actions);
     if kept == 0 && actions.to_start.is_empty() {
         actions.kill_pod = true;
         actions.init_to_start.clear();
@@ -320,6 +344,49 @@ fn regular_containers(pod: &Pod, status: &PodStatus, probes: &Snapshot, actions:
         actions.to_kill.push(kill(found, message, reason));
     }
     kept
+}
+
+/// Running containers that stay, and have other resources than they were given.
+fn resizes(pod: &Pod, status: &PodStatus, actuated: &HashMap<String, Amounts>, actions: &mut Actions) {
+    let init = pod.init_containers().iter().map(|c| (c, true));
+    let all = init.chain(pod.containers().iter().map(|c| (c, false)));
+    let mut position = [0usize; 2];
+    for (container, is_init) in all {
+        let index = position[usize::from(is_init)];
+        position[usize::from(is_init)] += 1;
+        let Some(found) = status
+            .container(&container.name)
+            .filter(|s| s.state == State::Running)
+        else {
+            continue;
+        };
+        let to = Amounts::of(pod, container);
+        let Some(from) = actuated.get(&container.name).copied().filter(|from| *from != to) else {
+            continue;
+        };
+        if actions.to_kill.iter().any(|k| k.id == found.id) {
+            // It starts anew anyway.
+            actions.resize_pod = true;
+        } else if from.needs_restart(&to, container) {
+            let message = format!("Container {} resize requires restart", container.name);
+            actions.to_kill.push(kill(found, message, KillReason::Unknown));
+            let starts = if is_init {
+                &mut actions.init_to_start
+            } else {
+                &mut actions.to_start
+            };
+            starts.push(index);
+            actions.resize_pod = true;
+        } else {
+            actions.to_update.push(Update {
+                id: found.id.clone(),
+                name: container.name.clone(),
+                from,
+                to,
+            });
+        }
+    }
+    actions.to_update.sort_by_key(|u| u.from.grows(&u.to));
 }
 
 fn kill(found: &ContainerStatus, message: String, reason: KillReason) -> Kill {

@@ -196,7 +196,7 @@ fn decisions() {
     for (spec, sandbox, containers, expected) in cases {
         let pod = pod(spec);
         let status = status(&pod, sandbox, containers);
-        let actions = compute(&pod, &status, &Snapshot::default(), false);
+        let actions = compute(&pod, &status, &Snapshot::default(), false, &HashMap::new());
         assert_eq!(line(&actions), expected, "{spec} / {sandbox} / {containers}");
     }
 }
@@ -237,7 +237,7 @@ fn probes_decide() {
         let status = status(&pod, "ready", containers);
         let probes = Snapshot::default().with(kind, id, outcome);
         assert_eq!(
-            line(&compute(&pod, &status, &probes, false)),
+            line(&compute(&pod, &status, &probes, false, &HashMap::new())),
             expected,
             "{spec} / {containers}"
         );
@@ -250,7 +250,13 @@ fn a_deleting_pod_starts_nothing() {
     pod.metadata.deletion_timestamp = Some(jiff::Timestamp::UNIX_EPOCH.into());
     let status = status(&pod, "ready", "a:exited=1");
     assert_eq!(
-        line(&compute(&pod, &status, &Snapshot::default(), false)),
+        line(&compute(
+            &pod,
+            &status,
+            &Snapshot::default(),
+            false,
+            &HashMap::new()
+        )),
         "kill-pod"
     );
 }

@@ -98,6 +98,18 @@ pub fn check<'a>(pod: &Pod, place: &Place<'_>, others: impl Iterator<Item = &'a 
     Ok(())
 }
 
+/// Only whether the resources suffice, for a pod that is here and asks for others.
+pub fn check_resources<'a>(
+    pod: &Pod,
+    place: &Place<'_>,
+    others: impl Iterator<Item = &'a Pod>,
+) -> Result<(), Refusal> {
+    let others: Vec<&Pod> = others
+        .filter(|p| p.uid() != pod.uid() && !is_terminal(p.phase()))
+        .collect();
+    fits(pod, place, &others)
+}
+
 fn refuse(reason: &str, message: &str) -> Result<(), Refusal> {
     Err(Refusal {
         reason: reason.to_owned(),

@@ -12,7 +12,10 @@
 pub mod actions;
 pub mod admission;
 pub mod kill;
+pub mod manifests;
+pub mod mirror;
 pub mod orphans;
+pub mod resize;
 pub mod source;
 pub mod start;
 pub mod sync;

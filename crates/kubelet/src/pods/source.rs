@@ -12,16 +12,18 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{self, Place};
-use super::orphans;
 use super::worker::Command;
 use super::workers::{Begin, Workers};
+use super::{manifests, orphans};
+use crate::allocation::judge;
 use crate::node::context::NodeContext;
-use crate::pod::{PodExt, is_terminal};
+use crate::pod::{HASH_ANNOTATION, MIRROR_ANNOTATION, PodExt, is_terminal};
 
 /// How often what nobody knows any more is looked for, beside the occasions that call for it.
 const SWEEP: Duration = Duration::from_secs(300);
 
-enum Change {
+/// What happened to a pod, from wherever it comes.
+pub enum Change {
     Is(Arc<Pod>),
     Gone(Arc<Pod>),
 }
@@ -35,6 +37,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let (sender, mut changes) = mpsc::unbounded_channel();
+    let from_files = sender.clone();
     pods.subscribe(move |event| {
         let change = match event {
             Event::Added(pod) | Event::Updated { new: pod, .. } => Change::Is(pod.clone()),
@@ -53,14 +56,47 @@ pub async fn run(
     for pod in present {
         take(&node, &workers, pod);
     }
+    // Static pods whose predecessor of the same name is still on its way out.
+    let mut queued: Vec<Arc<Pod>> = Vec::new();
+    // A static pod that ran before is an orphan to the first sweep unless it is known by then.
+    if let Some(place) = node.settings.static_pods.clone() {
+        for pod in manifests::read(&node, &place).into_values() {
+            take(&node, &workers, pod);
+        }
+        let followed = manifests::follow(node.clone(), place, from_files);
+        let until = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = until.cancelled() => {}
+                () = followed => {}
+            }
+        });
+    }
     let mut next_sweep = tokio::time::Instant::now();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             Some(change) = changes.recv() => match change {
+                Change::Is(pod) if has_namesake(&workers, &pod) => queued.push(pod),
                 Change::Is(pod) => take(&node, &workers, pod),
-                Change::Gone(pod) => workers.tell(pod.uid(), Command::Gone),
+                Change::Gone(pod) if pod.is_mirror() => node.mirrors.remove_mirror(&pod),
+                Change::Gone(pod) => {
+                    if pod.is_static() {
+                        queued.retain(|p| p.uid() != pod.uid());
+                        node.mirrors.remove_static(&pod);
+                    }
+                    workers.tell(pod.uid(), Command::Gone);
+                    node.allocations.settle(pod.uid());
+                    judge::retry(&node, &workers);
+                }
             },
+            () = workers.ended.notified() => {
+                let (waiting, free): (Vec<_>, Vec<_>) =
+                    queued.drain(..).partition(|pod| has_namesake(&workers, pod));
+                queued = waiting;
+                free.into_iter().for_each(|pod| take(&node, &workers, pod));
+                judge::retry(&node, &workers);
+            }
             () = sweep_now.notified() => next_sweep = tokio::time::Instant::now(),
             () = tokio::time::sleep_until(next_sweep) => {
                 // A worker that is just ending still removes its own.
@@ -73,18 +109,48 @@ pub async fn run(
     }
 }
 
+/// Whether another pod of a static pod's name is here.
+fn has_namesake(workers: &Workers, pod: &Pod) -> bool {
+    let other = workers.find(pod.namespace(), pod.name());
+    pod.is_static() && other.is_some_and(|other| other.uid() != pod.uid())
+}
+
 fn take(node: &Arc<NodeContext>, workers: &Arc<Workers>, pod: Arc<Pod>) {
     if pod.is_mirror() {
+        node.mirrors.set_mirror(&pod);
+        if let Some(own) = pod
+            .annotation(MIRROR_ANNOTATION)
+            .filter(|_| pod.annotation(HASH_ANNOTATION).is_some())
+        {
+            node.status.observe_mirror(own);
+        }
         return;
+    }
+    if pod.is_static() {
+        if workers.knows(pod.uid()) {
+            return;
+        }
+        node.mirrors.set_static(&pod);
     }
     node.status.observe(&pod);
     if workers.knows(pod.uid()) {
         let uid = pod.uid().to_owned();
-        workers.tell(&uid, Command::Pod(pod));
+        if pod.is_deleting() || is_terminal(pod.phase()) {
+            node.allocations.settle(&uid);
+            workers.tell(&uid, Command::Pod(node.allocations.allocated(&pod)));
+        } else {
+            judge::take(node, workers, &pod);
+        }
+        judge::retry(node, workers);
         return;
     }
+    let wish = pod.clone();
+    let pod = node.allocations.recalled(&pod);
     let begin = match admit(node, workers, &pod) {
-        Ok(()) => Begin::Run,
+        Ok(()) => {
+            node.allocations.admit(&pod);
+            Begin::Run
+        }
         Err(refusal) => {
             tracing::info!(
                 pod = pod.describe(),
@@ -98,7 +164,10 @@ fn take(node: &Arc<NodeContext>, workers: &Arc<Workers>, pod: Arc<Pod>) {
             Begin::Refuse(refusal.reason, format!("Pod was rejected: {}", refusal.message))
         }
     };
-    workers.begin(pod, begin);
+    workers.begin(pod.clone(), begin);
+    if !Arc::ptr_eq(&wish, &pod) {
+        judge::take(node, workers, &wish);
+    }
 }
 
 fn admit(node: &NodeContext, workers: &Workers, pod: &Pod) -> Result<(), admission::Refusal> {

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, Secret};
 
 use super::actions::KillReason;
 use super::kill;
+use crate::allocation::amounts::Amounts;
 use crate::dns;
 use crate::downward::PodFacts;
 use crate::env::{self, EnvVar};
@@ -143,6 +144,8 @@ impl Stage<'_> {
             .create_container(self.sandbox_id, config, self.sandbox.clone())
             .await
             .map_err(|error| failed("CreateContainerError", error.full()))?;
+        node.allocations
+            .set_actuated(pod.uid(), &container.name, Amounts::of(pod, container));
         events.normal("Created", "Container created");
         node.runtime
             .start_container(&id)

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Container, PodStatus as ApiStatus};
 use tokio_util::sync::CancellationToken;
 
 use super::actions::{self, Actions};
+use super::resize::Resized;
 use super::start::{self, Refusal, Stage as StartStage};
 use super::worker::{Next, PodWorker, State};
 use super::{kill, orphans};
@@ -30,6 +31,7 @@ const NETWORK_NOT_READY: &str = "network is not ready";
 impl PodWorker {
     pub(super) async fn sync(&mut self, ending: &CancellationToken) -> Result<Next> {
         let runtime = self.refresh().await?;
+        self.note_resize(&runtime);
         let deadline = self.deadline();
         let status = self.generate(&runtime, false);
         self.publish(&status, Stage::MayRun);
@@ -77,7 +79,14 @@ impl PodWorker {
         }
         self.prober.start(&pod);
         let restart_all = condition(&status, "AllContainersRestarting").is_some_and(|c| c.status == "True");
-        let actions = actions::compute(&pod, &runtime, &self.prober.results.snapshot(), restart_all);
+        let actuated = node.allocations.actuated(pod.uid());
+        let actions = actions::compute(
+            &pod,
+            &runtime,
+            &self.prober.results.snapshot(),
+            restart_all,
+            &actuated,
+        );
         let next = self.carry_out(actions, runtime, ending).await?;
         if stale_until.is_none() {
             self.errors = 0;
@@ -191,7 +200,13 @@ impl PodWorker {
         if actions.create_sandbox {
             return self.create_sandbox(actions.attempt).await;
         }
-        self.start_containers(&actions, &runtime, ending).await
+        let resized = self.resize(&actions, &runtime).await;
+        let next = self.start_containers(&actions, &runtime, ending).await?;
+        Ok(match resized {
+            Resized::Nothing => next,
+            Resized::Done => Next::Now,
+            Resized::RetryAt(at) => next.or(Some(at)),
+        })
     }
 
     async fn create_sandbox(&mut self, attempt: u32) -> Result<Next> {

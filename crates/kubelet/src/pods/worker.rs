@@ -315,6 +315,8 @@ impl PodWorker {
             failed,
             terminal,
             kubelet_started: self.node.started,
+            actuated: &self.node.allocations.actuated(self.pod.uid()),
+            resizes: self.node.allocations.conditions(self.pod.uid()),
         });
         if self.state != State::Running && status.pod_ip.is_none() {
             // The network went first; what the pod had is still what it had.
@@ -396,6 +398,7 @@ impl PodWorker {
         self.node.config_maps.refer(uid, &Default::default());
         self.node.secrets.refer(uid, &Default::default());
         self.node.tokens.forget(uid);
+        self.node.allocations.forget(uid);
         self.node.images.forget(&self.pod);
         for (_, container) in self.pod.all_containers() {
             self.node

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use super::worker::{Command, PodWorker};
@@ -24,6 +24,8 @@ pub struct Workers {
     node: OnceLock<Arc<NodeContext>>,
     tasks: TaskTracker,
     workers: Mutex<HashMap<String, Handle>>,
+    /// A worker has ended, and with it the last trace of its pod.
+    pub ended: Notify,
 }
 
 #[derive(Clone)]
@@ -46,6 +48,7 @@ impl Workers {
             node: OnceLock::new(),
             tasks,
             workers: Mutex::default(),
+            ended: Notify::new(),
         })
     }
 
@@ -110,6 +113,7 @@ impl Workers {
                 .supervise(node, pod, begin, commands, receiver, seen)
                 .await;
             workers.workers.lock().remove(&uid);
+            workers.ended.notify_one();
         });
     }
 

@@ -12,8 +12,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::generate::Inputs;
+use crate::allocation::amounts::Amounts;
 use crate::pod::{PodExt, is_sidecar};
-use crate::quantity::{ResourceList, cpu_quantity, quantity};
+use crate::quantity::{ResourceList, binary_quantity, cpu_quantity, milli};
 use crate::runtime::resources;
 use crate::runtime::status::{ContainerStatus, PodStatus, State};
 
@@ -162,7 +163,7 @@ fn convert(
         volume_mounts: old
             .and_then(|o| o.volume_mounts.clone())
             .or_else(|| mount_statuses(container)),
-        resources: shown_resources(container, found),
+        resources: shown_resources(container, found, inputs.actuated.get(&container.name)),
         allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()),
         user: found.user.as_ref().map(|user| ContainerUser {
             linux: Some(LinuxContainerUser {
@@ -275,36 +276,43 @@ fn waiting_reason(inputs: &Inputs<'_>, container: &Container, init: bool, status
     status.state = Some(waiting(reason, some(message)));
 }
 
-/// What the container has: its spec, with the limits the kernel was told.
-fn shown_resources(container: &Container, found: &ContainerStatus) -> Option<ResourceRequirements> {
+/// What the container has: what it was given, with what the runtime was told where that differs.
+fn shown_resources(
+    container: &Container,
+    found: &ContainerStatus,
+    actuated: Option<&Amounts>,
+) -> Option<ResourceRequirements> {
     let mut shown = container.resources.clone()?;
-    if found.state != State::Running {
-        return Some(shown);
-    }
-    let Some(actual) = &found.resources else {
+    let Some(actuated) = actuated.filter(|_| found.state == State::Running) else {
         return Some(shown);
     };
-    let set = |list: &mut Option<ResourceList>, name: &str, q| {
-        if let Some(entry) = list.as_mut().and_then(|l| l.get_mut(name)) {
-            *entry = q;
+    let show = |list: &mut Option<ResourceList>, name: &str, value: i64, least: i64| {
+        let Some(entry) = list.as_mut().and_then(|l| l.get_mut(name)) else {
+            return;
+        };
+        let (given, text) = match name {
+            "cpu" => (milli(entry), cpu_quantity(value)),
+            _ => (crate::quantity::value(entry), binary_quantity(value)),
+        };
+        // What the kernel cannot tell apart is shown as it was asked for.
+        if given != value && value != 0 && (given > least || value > least) {
+            *entry = text;
         }
     };
-    let limit = resources::quota_to_milli(actual.cpu_quota, actual.cpu_period);
-    if limit > resources::MIN_MILLI_LIMIT
-        && crate::quantity::limit(container, "cpu")
-            .is_some_and(|l| resources::milli_to_quota(l, actual.cpu_period) != actual.cpu_quota)
-    {
-        set(&mut shown.limits, "cpu", cpu_quantity(limit));
-    }
-    if actual.memory_limit_in_bytes > 0
-        && crate::quantity::limit(container, "memory").is_some_and(|l| l != actual.memory_limit_in_bytes)
-    {
-        set(
-            &mut shown.limits,
-            "memory",
-            quantity(actual.memory_limit_in_bytes),
-        );
-    }
+    show(
+        &mut shown.requests,
+        "cpu",
+        actuated.cpu_request,
+        resources::MIN_SHARES,
+    );
+    show(
+        &mut shown.limits,
+        "cpu",
+        actuated.cpu_limit,
+        resources::MIN_MILLI_LIMIT,
+    );
+    show(&mut shown.requests, "memory", actuated.memory_request, 0);
+    show(&mut shown.limits, "memory", actuated.memory_limit, 0);
     Some(shown)
 }
 

@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, HostIP, Pod, PodIP, PodStatus as ApiStatus};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus as ApiStatus,
+};
 
 use super::conditions::{self, Facts};
 use super::containers::{bare_id, is_running, statuses, terminated};
 use super::phase;
+use crate::allocation::amounts::Amounts;
 use crate::pod::{self, PodExt, is_sidecar, is_terminal};
 use crate::pods::actions::should_restart_all;
 use crate::probes::results::{Outcome, ProbeKind, Snapshot};
@@ -34,6 +37,10 @@ pub struct Inputs<'a> {
     /// Nothing of the pod runs and nothing will.
     pub terminal: bool,
     pub kubelet_started: Timestamp,
+    /// The resources the runtime was last told, by container.
+    pub actuated: &'a HashMap<String, Amounts>,
+    /// The conditions about a resize.
+    pub resizes: Vec<PodCondition>,
 }
 
 pub fn generate(inputs: &Inputs<'_>) -> ApiStatus {
@@ -76,7 +83,10 @@ pub fn generate(inputs: &Inputs<'_>) -> ApiStatus {
         restarting_all: restarting_all && !cleaned,
         old,
     };
-    let own = conditions::generate(&facts, &others);
+    let mut own = conditions::generate(&facts, &others);
+    if !is_terminal(&phase) {
+        own.extend(inputs.resizes.iter().cloned());
+    }
     let (pod_ip, pod_ips) = addresses(inputs);
     let none_if_empty = |list: Vec<ContainerStatus>| (!list.is_empty()).then_some(list);
     ApiStatus {

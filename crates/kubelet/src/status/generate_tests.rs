@@ -93,6 +93,8 @@ impl Case {
             failed: None,
             terminal: self.terminal,
             kubelet_started: Timestamp::UNIX_EPOCH,
+            actuated: &HashMap::new(),
+            resizes: Vec::new(),
         })
     }
 }

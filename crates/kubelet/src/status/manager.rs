@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::containers::{ended, last_terminated, terminated};
 use super::patch;
 use crate::pod::{PodExt, is_terminal};
+use crate::pods::mirror::Mirrors;
 
 /// How far the pod's end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +34,7 @@ pub struct StatusManager {
     client: kube::Client,
     clock: Arc<dyn Clock>,
     tasks: TaskTracker,
+    mirrors: Arc<Mirrors>,
     entries: Mutex<HashMap<String, Entry>>,
 }
 
@@ -58,11 +60,17 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(10);
 
 impl StatusManager {
-    pub fn new(client: kube::Client, clock: Arc<dyn Clock>, tasks: TaskTracker) -> Arc<Self> {
+    pub fn new(
+        client: kube::Client,
+        clock: Arc<dyn Clock>,
+        tasks: TaskTracker,
+        mirrors: Arc<Mirrors>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             client,
             clock,
             tasks,
+            mirrors,
             entries: Mutex::default(),
         })
     }
@@ -139,6 +147,21 @@ impl StatusManager {
         }
     }
 
+    /// The mirror of a static pod is there, or shows something: what it should show is written again.
+    pub fn observe_mirror(self: &Arc<Self>, uid: &str) {
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(uid) else { return };
+        let Some(mirror) = self.mirrors.of(&entry.pod) else {
+            return;
+        };
+        let may_run = entry.stage == Stage::MayRun;
+        let wanted = patch::merge(&mirror, mirror.status(), &entry.status, may_run);
+        if patch::patch(mirror.uid(), mirror.status(), &wanted).is_some() {
+            entry.version += 1;
+            self.start_writer(uid, entry);
+        }
+    }
+
     pub fn forget(&self, uid: &str) {
         self.entries.lock().remove(uid);
     }
@@ -189,7 +212,7 @@ impl StatusManager {
 
     async fn write(&self, uid: &str, job: &Job) -> Result<(), kube::Error> {
         if job.pod.is_static() {
-            return Ok(());
+            return self.write_mirror(job).await;
         }
         let api: Api<Pod> = Api::namespaced(self.client.clone(), job.pod.namespace());
         let written = job.pod.status();
@@ -229,6 +252,27 @@ impl StatusManager {
             }
         }
         Ok(())
+    }
+}
+
+impl StatusManager {
+    /// A static pod's status stands in its mirror; without one there is nothing to write to yet.
+    async fn write_mirror(&self, job: &Job) -> Result<(), kube::Error> {
+        let Some(mirror) = self.mirrors.of(&job.pod) else {
+            return Ok(());
+        };
+        let merged = patch::merge(&mirror, mirror.status(), &job.status, job.stage == Stage::MayRun);
+        let Some(change) = patch::patch(mirror.uid(), mirror.status(), &merged) else {
+            return Ok(());
+        };
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), mirror.namespace());
+        match api
+            .patch_status(mirror.name(), &PatchParams::default(), &Patch::Strategic(change))
+            .await
+        {
+            Err(error) if !gone(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 
