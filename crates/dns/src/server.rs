@@ -17,7 +17,7 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::answer::{Answer, Zone};
-use crate::forward::Forwarder;
+use crate::forward::{ForwardError, Forwarder};
 use crate::index::{Index, InformerIndex};
 
 /// How the server is to be.
@@ -283,7 +283,12 @@ impl Handler {
             }),
             Err(error) => {
                 tracing::debug!(name = %question.name(), %error, "not forwarded");
-                Ok(Reply::code(ResponseCode::ServFail))
+                // Without anybody to ask, the cluster's names are all there are; a resolver then goes on with its
+                // search list, where a failure would make it give up.
+                Ok(Reply::code(match error {
+                    ForwardError::NoServer => ResponseCode::NXDomain,
+                    ForwardError::NoAnswer => ResponseCode::ServFail,
+                }))
             }
         }
     }
