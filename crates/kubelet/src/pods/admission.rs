@@ -168,15 +168,21 @@ fn matches_affinity(pod: &Pod, place: &Place<'_>) -> bool {
         .as_ref()
         .and_then(|a| a.node_affinity.as_ref())
         .and_then(|n| n.required_during_scheduling_ignored_during_execution.as_ref());
-    selector && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches_term(term, place)))
+    selector
+        && required.is_none_or(|r| {
+            r.node_selector_terms
+                .iter()
+                .any(|term| matches_term(term, place.labels, place.name))
+        })
 }
 
-fn matches_term(term: &NodeSelectorTerm, place: &Place<'_>) -> bool {
+/// Whether a node of these labels and this name is meant.
+pub fn matches_term(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, name: &str) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
-    let name = place.name.to_owned();
+    let name = name.to_owned();
     (!expressions.is_empty() || !fields.is_empty())
-        && expressions.iter().all(|r| matches(r, place.labels.get(&r.key)))
+        && expressions.iter().all(|r| matches(r, labels.get(&r.key)))
         && fields
             .iter()
             .all(|r| r.key == "metadata.name" && matches(r, Some(&name)))

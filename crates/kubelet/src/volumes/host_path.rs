@@ -35,7 +35,8 @@ impl VolumePlugin for HostPathPlugin {
     }
 }
 
-fn check(path: &Path, kind: &str) -> Result<()> {
+/// Makes or refuses what is at a path, by its type.
+pub(super) fn check(path: &Path, kind: &str) -> Result<()> {
     let found = fs::metadata(path).ok();
     let is = |test: fn(&fs::Metadata) -> bool| found.as_ref().is_some_and(test);
     let refuse = |what: &str| {

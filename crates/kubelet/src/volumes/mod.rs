@@ -10,8 +10,10 @@ pub mod downward_api;
 pub mod empty_dir;
 pub mod host_path;
 pub mod manager;
+pub mod nfs;
 pub mod ownership;
 pub mod payload;
+pub mod persistent_claim;
 pub mod projected;
 pub mod secret;
 pub mod subpath;
@@ -52,6 +54,8 @@ pub fn all() -> &'static [&'static dyn VolumePlugin] {
         &downward_api::DownwardApiPlugin,
         &empty_dir::EmptyDirPlugin,
         &host_path::HostPathPlugin,
+        &nfs::NfsPlugin,
+        &persistent_claim::PersistentClaimPlugin,
         &projected::ProjectedPlugin,
         &secret::SecretPlugin,
     ]
