@@ -44,6 +44,12 @@ pub static ALL: &[Controller] = &[
         start: deployment::start,
     },
     Controller {
+        name: "disruption-controller",
+        identity: "disruption-controller",
+        component: "controllermanager",
+        start: disruption::start,
+    },
+    Controller {
         name: "endpoints-controller",
         identity: "endpoint-controller",
         component: "endpoint-controller",
@@ -54,6 +60,12 @@ pub static ALL: &[Controller] = &[
         identity: "endpointslice-controller",
         component: "endpoint-slice-controller",
         start: endpoint_slice::start,
+    },
+    Controller {
+        name: "endpointslice-mirroring-controller",
+        identity: "endpointslicemirroring-controller",
+        component: "endpoint-slice-mirroring-controller",
+        start: endpoint_slice_mirroring::start,
     },
     Controller {
         name: "garbage-collector-controller",
