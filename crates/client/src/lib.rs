@@ -17,6 +17,7 @@ pub mod labels;
 pub mod leader;
 pub mod node_selector;
 pub mod resource;
+pub mod storage;
 pub mod taints;
 pub mod transport;
 pub mod workqueue;

@@ -68,6 +68,12 @@ pub static ALL: &[Controller] = &[
         start: endpoint_slice_mirroring::start,
     },
     Controller {
+        name: "ephemeral-volume-controller",
+        identity: "ephemeral-volume-controller",
+        component: "ephemeral_volume",
+        start: ephemeral_volume::start,
+    },
+    Controller {
         name: "garbage-collector-controller",
         identity: "generic-garbage-collector",
         component: "garbage-collector-controller",
@@ -98,6 +104,30 @@ pub static ALL: &[Controller] = &[
         start: node_lifecycle::start,
     },
     Controller {
+        name: "persistentvolume-binder-controller",
+        identity: "persistent-volume-binder",
+        component: "persistentvolume-controller",
+        start: persistent_volume_binder::start,
+    },
+    Controller {
+        name: "persistentvolume-expander-controller",
+        identity: "expand-controller",
+        component: "volume_expand",
+        start: persistent_volume_expander::start,
+    },
+    Controller {
+        name: "persistentvolume-protection-controller",
+        identity: "pv-protection-controller",
+        component: "pv-protection-controller",
+        start: persistent_volume_protection::start,
+    },
+    Controller {
+        name: "persistentvolumeclaim-protection-controller",
+        identity: "pvc-protection-controller",
+        component: "pvc-protection-controller",
+        start: persistent_volume_claim_protection::start,
+    },
+    Controller {
         name: "pod-garbage-collector-controller",
         identity: "pod-garbage-collector",
         component: "pod-garbage-collector-controller",
@@ -122,6 +152,12 @@ pub static ALL: &[Controller] = &[
         start: root_ca_publisher::start,
     },
     Controller {
+        name: "service-cidr-controller",
+        identity: "service-cidrs-controller",
+        component: "service-cidrs-controller",
+        start: service_cidr::start,
+    },
+    Controller {
         name: "serviceaccount-controller",
         identity: "service-account-controller",
         component: "service-account-controller",
@@ -144,6 +180,12 @@ pub static ALL: &[Controller] = &[
         identity: "ttl-after-finished-controller",
         component: "ttl-after-finished-controller",
         start: ttl_after_finished::start,
+    },
+    Controller {
+        name: "ttl-controller",
+        identity: "ttl-controller",
+        component: "ttl-controller",
+        start: ttl::start,
     },
 ];
 

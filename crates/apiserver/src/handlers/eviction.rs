@@ -49,6 +49,9 @@ pub(super) async fn eviction(
     if needs_budget(&pod) {
         take_from_budget(&exchange, &pod, &name, delete.dry_run).await?;
     }
+    if !delete.dry_run {
+        announce(&exchange, resource, &name).await?;
+    }
     let write = Write {
         subresource: "",
         dry_run: delete.dry_run,
@@ -60,6 +63,66 @@ pub(super) async fn eviction(
         &output,
         &object::status_success(201, None),
     ))
+}
+
+/// Says on the pod that it is being disrupted, so that whoever owns it can tell that from a failure of its own.
+async fn announce(exchange: &Exchange, pods: &Arc<Resource>, name: &str) -> Result<(), ApiError> {
+    let registry = &exchange.core.registry;
+    let options = Value::object();
+    let write = Write {
+        resource: pods,
+        version: pods.storage,
+        subresource: "status",
+        namespace: &exchange.info.namespace,
+        name,
+        user: &exchange.user,
+        dry_run: false,
+        manager: "kube-apiserver",
+        options: &options,
+        notes: &exchange.notes,
+    };
+    let now = codec::scalar::format_time(registry.clock.now()).to_string();
+    registry.update_raw(&write, &Announce { pod: name, now }).await?;
+    Ok(())
+}
+
+/// The pod with the condition that tells of its eviction.
+struct Announce<'a> {
+    pod: &'a str,
+    now: String,
+}
+
+impl Change for Announce<'_> {
+    fn apply(&self, live: Option<&Value>) -> Result<Value, ApiError> {
+        let Some(live) = live else {
+            return Err(ApiError::not_found(
+                &machinery::gvk::GroupResource::new("", "pods"),
+                self.pod,
+            ));
+        };
+        let mut condition = Value::object();
+        for (field, text) in [
+            ("type", "DisruptionTarget"),
+            ("status", "True"),
+            ("reason", "EvictionByEvictionAPI"),
+            ("message", "Eviction API: evicting"),
+            ("lastTransitionTime", &self.now),
+        ] {
+            condition.set_path(&[field], text);
+        }
+        if let Some(generation) = live.get_path(&["metadata", "generation"]) {
+            condition.set_path(&["observedGeneration"], generation.clone());
+        }
+        let path = ["status", "conditions"];
+        let known = live.get_path(&path).and_then(Value::as_array).unwrap_or_default();
+        let others = known
+            .iter()
+            .filter(|c| c.get("type").and_then(Value::as_str) != Some("DisruptionTarget"));
+        let conditions = others.cloned().chain([condition]).collect();
+        let mut new = live.clone();
+        new.set_path(&path, Value::Array(conditions));
+        Ok(new)
+    }
 }
 
 /// Pods that have ended, have not begun, or are on their way out disrupt nothing.
