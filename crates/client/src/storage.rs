@@ -2,8 +2,8 @@
 //!
 //! Plain functions of the objects, as upstream's `component-helpers/storage/volume`.
 
-use crate::node_selector::{Subject, selector_matches};
 use crate::labels::Matcher;
+use crate::node_selector::{Subject, selector_matches};
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -41,8 +41,7 @@ pub fn claim_class(claim: &PersistentVolumeClaim) -> &str {
 /// Whether a claim says anything about its class, be it that it wants none.
 pub fn says_class(claim: &PersistentVolumeClaim) -> bool {
     let spec = claim.spec.as_ref();
-    annotation(&claim.metadata, BETA_CLASS).is_some()
-        || spec.is_some_and(|s| s.storage_class_name.is_some())
+    annotation(&claim.metadata, BETA_CLASS).is_some() || spec.is_some_and(|s| s.storage_class_name.is_some())
 }
 
 /// The class a volume is of; empty for none.
@@ -106,7 +105,10 @@ fn size(text: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>) 
 
 pub fn capacity(volume: &PersistentVolume) -> Quantity {
     let spec = volume.spec.as_ref();
-    size(spec.and_then(|s| s.capacity.as_ref()).and_then(|c| c.get("storage")))
+    size(
+        spec.and_then(|s| s.capacity.as_ref())
+            .and_then(|c| c.get("storage")),
+    )
 }
 
 pub fn requested(claim: &PersistentVolumeClaim) -> Quantity {
@@ -317,7 +319,11 @@ mod tests {
         );
         check(&[other], false, None);
         let bound = bound_volume(&meant, &claim()).expect("not yet");
-        assert_eq!(annotation(&bound.metadata, BOUND_BY_CONTROLLER), None, "bound by a user");
+        assert_eq!(
+            annotation(&bound.metadata, BOUND_BY_CONTROLLER),
+            None,
+            "bound by a user"
+        );
         assert_eq!(bound_volume(&bound, &claim()), None);
     }
 }

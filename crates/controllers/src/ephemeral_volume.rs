@@ -27,10 +27,11 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 
 fn ephemeral(pod: &Pod) -> impl Iterator<Item = &Volume> {
     let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
-    volumes
-        .into_iter()
-        .flatten()
-        .filter(|v| v.ephemeral.as_ref().is_some_and(|e| e.volume_claim_template.is_some()))
+    volumes.into_iter().flatten().filter(|v| {
+        v.ephemeral
+            .as_ref()
+            .is_some_and(|e| e.volume_claim_template.is_some())
+    })
 }
 
 async fn run(context: Context) {
@@ -73,7 +74,9 @@ async fn run(context: Context) {
 
 fn claim(pod: &Pod, name: &str, volume: &Volume) -> PersistentVolumeClaim {
     let template = volume.ephemeral.as_ref();
-    let template = template.and_then(|e| e.volume_claim_template.clone()).unwrap_or_default();
+    let template = template
+        .and_then(|e| e.volume_claim_template.clone())
+        .unwrap_or_default();
     let meta = template.metadata.unwrap_or_default();
     PersistentVolumeClaim {
         metadata: ObjectMeta {
@@ -111,7 +114,10 @@ impl Shell {
                 }
                 continue;
             }
-            match api.create(&PostParams::default(), &claim(&pod, &name, volume)).await {
+            match api
+                .create(&PostParams::default(), &claim(&pod, &name, volume))
+                .await
+            {
                 Ok(created) => self.claims.written(created),
                 Err(error) if error.is_already_exists() => retry = true,
                 Err(error) if error.is_namespace_terminating() => return Ok(Outcome::Done),
@@ -139,7 +145,8 @@ mod tests {
 
     #[test]
     fn a_claim_is_its_pods() {
-        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"accessModes": ["ReadWriteOnce"]}});
+        let template =
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"accessModes": ["ReadWriteOnce"]}});
         let volumes = json!([{"name": "v", "ephemeral": {"volumeClaimTemplate": template}}, {"name": "w", "emptyDir": {}}]);
         let pod: Pod = serde_json::from_value(
             json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [], "volumes": volumes}}),

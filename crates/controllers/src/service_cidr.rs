@@ -72,7 +72,11 @@ async fn run(context: Context) {
 
 fn nets(range: &ServiceCIDR) -> Vec<IpNet> {
     let cidrs = range.spec.as_ref().and_then(|s| s.cidrs.as_ref());
-    cidrs.into_iter().flatten().filter_map(|c| c.parse().ok()).collect()
+    cidrs
+        .into_iter()
+        .flatten()
+        .filter_map(|c| c.parse().ok())
+        .collect()
 }
 
 /// Whether every address that lies in `range` lies in another one too.
@@ -97,12 +101,7 @@ impl Shell {
         };
         let Some(leaving) = &range.metadata.deletion_timestamp else {
             self.set_finalizer(&range, true).await?;
-            let ready = condition(
-                "True",
-                "",
-                "Kubernetes Service CIDR is ready",
-                self.context.now(),
-            );
+            let ready = condition("True", "", "Kubernetes Service CIDR is ready", self.context.now());
             return self.set_condition(&range, ready).await;
         };
         let managed = |a: &Arc<IPAddress>| {
@@ -150,11 +149,7 @@ impl Shell {
         Ok(())
     }
 
-    async fn set_condition(
-        &self,
-        range: &ServiceCIDR,
-        condition: Condition,
-    ) -> Result<Outcome, kube::Error> {
+    async fn set_condition(&self, range: &ServiceCIDR, condition: Condition) -> Result<Outcome, kube::Error> {
         let key = ObjectKey::of(range);
         let current = self.ranges.get(&key);
         let current = current.as_deref().unwrap_or(range);

@@ -87,10 +87,7 @@ impl Shell {
             }
             Verdict::Provision(name) => self.provision(&claim, &name).await,
             Verdict::Lost(word) => {
-                if self
-                    .write_status(&claim, status(&claim, "Lost", None))
-                    .await?
-                {
+                if self.write_status(&claim, status(&claim, "Lost", None)).await? {
                     self.say(&claim, Some(word));
                 }
                 Ok(Outcome::Done)
@@ -193,8 +190,7 @@ impl Shell {
             .or_insert_with(|| "yes".to_owned());
         if bound != *claim {
             let key = ObjectKey::of(&bound);
-            let api =
-                Api::<PersistentVolumeClaim>::namespaced(self.context.client.clone(), &key.namespace);
+            let api = Api::<PersistentVolumeClaim>::namespaced(self.context.client.clone(), &key.namespace);
             let written = api.replace(&key.name, &PostParams::default(), &bound).await?;
             self.claims.written(written.clone());
             claim = Arc::new(written);

@@ -32,7 +32,6 @@ struct Shell {
     pods_by_namespace: Index<Pod>,
     pods: Informer<Pod>,
     claim_queue: Queue<ObjectKey>,
-    volume_queue: Queue<ObjectKey>,
 }
 
 /// Starts the controller.
@@ -92,7 +91,9 @@ async fn run(context: Context) {
     let (adds, open) = (claim_queue.clone(), claims.index("open", by_openness));
     classes.subscribe(move |event| {
         if !matches!(event, Event::Deleted(_)) {
-            open.get("open").iter().for_each(|c| adds.add(ObjectKey::of(&**c)));
+            open.get("open")
+                .iter()
+                .for_each(|c| adds.add(ObjectKey::of(&**c)));
         }
     });
     let shell = Arc::new(Shell {
@@ -102,7 +103,6 @@ async fn run(context: Context) {
         classes,
         pods,
         claim_queue: claim_queue.clone(),
-        volume_queue: volume_queue.clone(),
         context: context.clone(),
     });
     let synced = |shell: Arc<Shell>| async move {

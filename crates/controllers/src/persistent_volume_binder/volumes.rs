@@ -3,7 +3,9 @@
 use super::Shell;
 use client::error::ApiErrorExt as _;
 use client::events::reference;
-use client::storage::{BOUND_BY_CONTROLLER, PROVISIONED_BY, annotation, claim_ref, modes_differ, volume_name};
+use client::storage::{
+    BOUND_BY_CONTROLLER, PROVISIONED_BY, annotation, claim_ref, modes_differ, volume_name,
+};
 use client::{ObjectKey, Outcome};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -205,10 +207,7 @@ impl Shell {
         written.status = Some(status);
         let name = written.metadata.name.clone().unwrap_or_default();
         let api = Api::<PersistentVolume>::all(self.context.client.clone());
-        match api
-            .replace_status(&name, &PostParams::default(), &written)
-            .await
-        {
+        match api.replace_status(&name, &PostParams::default(), &written).await {
             Ok(written) => {
                 self.volumes.written(written.clone());
                 Ok(Arc::new(written))
@@ -227,7 +226,11 @@ mod tests {
     #[test]
     fn standings() {
         let check = |reference: Value, claim: Option<Value>, made: bool, expected: Standing| {
-            let annotations = if made { json!({PROVISIONED_BY: "x"}) } else { json!({}) };
+            let annotations = if made {
+                json!({PROVISIONED_BY: "x"})
+            } else {
+                json!({})
+            };
             let policy = if made { "Delete" } else { "Retain" };
             let volume: PersistentVolume = serde_json::from_value(json!({
                 "metadata": {"name": "v", "annotations": annotations},
