@@ -1,7 +1,7 @@
 //! One scheduling cycle: from a pod and a snapshot to a node, or to why there is none.
 
 use crate::diagnosis::Diagnosis;
-use crate::framework::{Filter, Plugin, PreFilter, Rejection, Verdict};
+use crate::framework::{Filter, Plugin, PreBind, PreFilter, Rejection, Verdict};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::queue::Nominated;
@@ -90,6 +90,20 @@ impl Algorithm {
             1 => Ok(Arc::clone(&feasible[0])),
             _ => Ok(self.best(pod, snapshot, &feasible)),
         }
+    }
+
+    /// Has every plugin take what the pod needs on the node; what it took before one refuses is given back.
+    pub(crate) fn reserve(
+        &self,
+        pod: &Arc<PodInfo>,
+        node: &NodeInfo,
+    ) -> Result<Vec<Box<dyn PreBind>>, (&'static str, Rejection)> {
+        let mut taken = Vec::new();
+        for plugin in &self.plugins {
+            let reserved = plugin.reserve(pod, node).map_err(|r| (plugin.name(), r))?;
+            taken.extend(reserved);
+        }
+        Ok(taken)
     }
 
     #[allow(clippy::type_complexity)] // Said once, where it is used.

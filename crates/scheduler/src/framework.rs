@@ -7,6 +7,7 @@
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
+use futures::future::BoxFuture;
 use hashbrown::HashSet;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -74,6 +75,12 @@ pub trait Score: Send + Sync {
     fn normalize(&self, _scores: &mut [i64]) {}
 }
 
+/// What must have happened before a decided pod is bound. Dropped when the pod is bound or the attempt is given up.
+pub trait PreBind: Send + Sync {
+    /// The error says why the pod cannot be bound after all.
+    fn pre_bind(&self) -> BoxFuture<'_, Result<(), String>>;
+}
+
 /// What happened that may make a pod schedulable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClusterEvent {
@@ -119,6 +126,11 @@ pub trait Plugin: Send + Sync {
         _feasible: &[Arc<NodeInfo>],
     ) -> Option<Box<dyn Score>> {
         None
+    }
+
+    /// Takes what the pod needs on the node it is to go to, before the next pod is decided.
+    fn reserve(&self, _pod: &Arc<PodInfo>, _node: &NodeInfo) -> Result<Option<Box<dyn PreBind>>, Rejection> {
+        Ok(None)
     }
 
     /// Whether a pod that this plugin refused is worth another try after the event (upstream's queueing hint).

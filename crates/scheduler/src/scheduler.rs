@@ -4,7 +4,7 @@ use crate::bind::Hands;
 use crate::cache::Cache;
 use crate::cycle::{Algorithm, Unfit};
 use crate::events::Ears;
-use crate::framework::{ClusterEvent, Plugin};
+use crate::framework::{ClusterEvent, Plugin, Rejection};
 use crate::plugins;
 use crate::pod_info::PodInfo;
 use crate::preemption;
@@ -13,6 +13,7 @@ use crate::snapshot::Snapshot;
 use client::{Event, Informer, Informers, Recorder, Source};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::{CSINode, CSIStorageCapacity, StorageClass};
 use machinery::clock::Clock;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
@@ -75,6 +76,7 @@ impl Scheduler {
     pub fn new(options: Options) -> Self {
         let context = plugins::Context {
             informers: options.informers.clone(),
+            client: options.client.clone(),
         };
         let plugins: Vec<Arc<dyn Plugin>> = plugins::ALL.iter().map(|(_, make)| make(&context)).collect();
         let hinting = plugins.clone();
@@ -98,6 +100,9 @@ impl Scheduler {
         wake_on::<Namespace>(&options.informers, &queue, ClusterEvent::Namespace);
         wake_on::<PersistentVolumeClaim>(&options.informers, &queue, ClusterEvent::Storage);
         wake_on::<PersistentVolume>(&options.informers, &queue, ClusterEvent::Storage);
+        wake_on::<StorageClass>(&options.informers, &queue, ClusterEvent::Storage);
+        wake_on::<CSINode>(&options.informers, &queue, ClusterEvent::Storage);
+        wake_on::<CSIStorageCapacity>(&options.informers, &queue, ClusterEvent::Storage);
         let source = Source::Series {
             instance: format!("{}-{}", options.scheduler_name, options.host),
             controller: options.scheduler_name,
@@ -159,6 +164,10 @@ impl Scheduler {
         match self.algorithm.schedule(&pod, snapshot, &nominated) {
             Ok(node) => {
                 let name = Arc::clone(&node.name);
+                let before = match self.algorithm.reserve(&pod, &node) {
+                    Ok(before) => before,
+                    Err((plugin, rejection)) => return self.not_reserved(pod, plugin, &rejection),
+                };
                 self.cache.lock().assume(Arc::clone(&pod), &name);
                 self.queue.delete(&pod.key);
                 let (hands, cache, queue) = (
@@ -168,14 +177,39 @@ impl Scheduler {
                 );
                 let pods = self.pods.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = hands.bind(&pod, &name).await {
-                        binding_failed(&hands, &cache, &queue, &pods, pod, &error).await;
+                    let mut bound = Ok(());
+                    for step in &before {
+                        bound = step
+                            .pre_bind()
+                            .await
+                            .map_err(|error| format!("running PreBind plugin: {error}"));
+                        if bound.is_err() {
+                            break;
+                        }
+                    }
+                    if bound.is_ok() {
+                        let done = hands.bind(&pod, &name).await;
+                        bound = done.map_err(|error| format!("binding rejected: {error}"));
+                    }
+                    drop(before);
+                    if let Err(message) = bound {
+                        binding_failed(&hands, &cache, &queue, &pods, pod, &message).await;
                     }
                     drop(permit);
                 });
             }
             Err(unfit) => self.no_fit(pod, *unfit, snapshot),
         }
+    }
+
+    /// The node was right when it was judged, and somebody was faster: the pod tries again.
+    fn not_reserved(&mut self, pod: Arc<PodInfo>, plugin: &'static str, rejection: &Rejection) {
+        let message = rejection.reasons.join(", ");
+        self.queue.fail(&pod, vec![plugin]);
+        let hands = self.hands.clone();
+        tokio::spawn(async move {
+            hands.report_failure(&pod, "Unschedulable", &message, None).await;
+        });
     }
 
     fn no_fit(&mut self, pod: Arc<PodInfo>, unfit: Unfit, snapshot: &Snapshot) {
@@ -218,7 +252,7 @@ async fn binding_failed(
     queue: &SchedulingQueue,
     pods: &Informer<Pod>,
     pod: Arc<PodInfo>,
-    error: &kube::Error,
+    message: &str,
 ) {
     cache.lock().forget(&pod.key, pod.uid());
     queue.wake(ClusterEvent::PodDeleted);
@@ -235,11 +269,10 @@ async fn binding_failed(
     if bound || current.metadata.deletion_timestamp.is_some() {
         return;
     }
-    tracing::debug!(pod = %pod.key, %error, "binding failed");
+    tracing::debug!(pod = %pod.key, message, "binding failed");
     let pod = Arc::new(PodInfo::new(current));
     queue.retry(Arc::clone(&pod));
-    let message = format!("binding rejected: {error}");
-    hands.report_failure(&pod, "SchedulerError", &message, None).await;
+    hands.report_failure(&pod, "SchedulerError", message, None).await;
 }
 
 fn wake_on<K: client::informer::Object>(

@@ -8,10 +8,13 @@ pub mod node_ports;
 pub mod node_resources_balanced_allocation;
 pub mod node_resources_fit;
 pub mod node_unschedulable;
+pub mod node_volume_limits;
 pub mod pod_topology_spread;
 pub mod scheduling_gates;
 pub mod taint_toleration;
 pub mod volume_binding;
+pub mod volume_restrictions;
+pub mod volume_zone;
 
 use crate::framework::Plugin;
 use client::Informers;
@@ -20,6 +23,7 @@ use std::sync::Arc;
 /// What a plugin may read besides the snapshot.
 pub struct Context {
     pub informers: Informers,
+    pub client: kube::Client,
 }
 
 type Make = fn(&Context) -> Arc<dyn Plugin>;
@@ -43,8 +47,17 @@ pub(crate) const ALL: &[(&str, Make)] = &[
     (node_resources_fit::NAME, |_| {
         Arc::new(node_resources_fit::NodeResourcesFit)
     }),
+    (volume_restrictions::NAME, |c| {
+        Arc::new(volume_restrictions::VolumeRestrictions::new(&c.informers))
+    }),
+    (node_volume_limits::NAME, |c| {
+        Arc::new(node_volume_limits::NodeVolumeLimits::new(&c.informers))
+    }),
     (volume_binding::NAME, |c| {
-        Arc::new(volume_binding::VolumeBinding::new(&c.informers))
+        Arc::new(volume_binding::VolumeBinding::new(&c.informers, c.client.clone()))
+    }),
+    (volume_zone::NAME, |c| {
+        Arc::new(volume_zone::VolumeZone::new(&c.informers))
     }),
     (pod_topology_spread::NAME, |c| {
         Arc::new(pod_topology_spread::PodTopologySpread::new(&c.informers))
