@@ -27,6 +27,8 @@ pub struct Options {
     pub node_cidr_mask: (u8, u8),
     /// PEM of the certificates that clients in pods trust.
     pub root_ca: Option<String>,
+    /// PEM of the certificate and key that certificate requests are signed with; none when somebody else does it.
+    pub cluster_signing: Option<(String, String)>,
     pub node_monitor_grace_period: std::time::Duration,
     pub terminated_pod_gc_threshold: usize,
 }
@@ -43,6 +45,7 @@ impl Options {
             service_cidrs: Vec::new(),
             node_cidr_mask: (24, 64),
             root_ca: None,
+            cluster_signing: None,
             node_monitor_grace_period: std::time::Duration::from_secs(50),
             terminated_pod_gc_threshold: 12500,
         }

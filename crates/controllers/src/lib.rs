@@ -7,6 +7,10 @@
 //! **Invariant:** reconcilers are level-triggered: an event only says which object to look at.
 //! **Invariant:** controllers read through informers and write through the client; they never import each other.
 
+mod certificate_request;
+mod certificate_request_approving;
+mod certificate_request_cleaner;
+mod certificate_request_signing;
 mod cluster_role_aggregation;
 mod context;
 mod cron_job;
@@ -34,6 +38,7 @@ mod pods;
 mod registry;
 mod replicaset;
 mod replication;
+mod resource_quota;
 mod root_ca_publisher;
 mod service_account;
 mod service_cidr;

@@ -20,6 +20,24 @@ pub struct Controller {
 /// Every controller, by name.
 pub static ALL: &[Controller] = &[
     Controller {
+        name: "certificatesigningrequest-approving-controller",
+        identity: "certificate-controller",
+        component: "certificate-controller",
+        start: certificate_request_approving::start,
+    },
+    Controller {
+        name: "certificatesigningrequest-cleaner-controller",
+        identity: "certificate-controller",
+        component: "certificate-controller",
+        start: certificate_request_cleaner::start,
+    },
+    Controller {
+        name: "certificatesigningrequest-signing-controller",
+        identity: "certificate-controller",
+        component: "certificate-controller",
+        start: certificate_request_signing::start,
+    },
+    Controller {
         name: "clusterrole-aggregation-controller",
         identity: "clusterrole-aggregation-controller",
         component: "clusterrole-aggregation-controller",
@@ -146,6 +164,12 @@ pub static ALL: &[Controller] = &[
         start: replication::start,
     },
     Controller {
+        name: "resourcequota-controller",
+        identity: "resourcequota-controller",
+        component: "resourcequota-controller",
+        start: resource_quota::start,
+    },
+    Controller {
         name: "root-ca-certificate-publisher-controller",
         identity: "root-ca-cert-publisher",
         component: "root-ca-cert-publisher",
@@ -233,6 +257,7 @@ mod tests {
             "service_pods",
             "history",
             "template_hash",
+            "certificate_request",
         ];
         let files = std::fs::read_dir(folder)
             .expect("src")

@@ -224,6 +224,7 @@ fn controller_options(
         cluster_cidrs: vec![settings.options.cluster_cidr],
         service_cidrs: vec![settings.options.service_cidr],
         root_ca: Some(settings.pki.authority.clone()),
+        cluster_signing: Some((settings.pki.authority.clone(), settings.pki.authority_key.clone())),
         ..controllers::Options::new(client_for, informers.clone(), Arc::clone(clock))
     }
 }

@@ -13,6 +13,8 @@ use wire::certs::{Authority, Identity, Leaf};
 /// Everything the parts of one node need to trust each other.
 pub(crate) struct Pki {
     pub authority: String,
+    /// What certificate requests are signed with.
+    pub authority_key: String,
     pub server: Identity,
     pub administrator: Identity,
     /// What the API server shows to kubelets.
@@ -70,6 +72,7 @@ impl Pki {
                 },
             )?,
             authority: authority.certificate().to_owned(),
+            authority_key: authority.identity().key.clone(),
         })
     }
 }

@@ -28,7 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "access",
         ],
     ),
-    ("controllers", &["machinery", "client"]),
+    ("controllers", &["machinery", "client", "resources"]),
     ("scheduler", &["machinery", "client"]),
     (
         "kubelet",
