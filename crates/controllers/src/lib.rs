@@ -23,6 +23,7 @@ mod endpoints;
 mod ephemeral_volume;
 mod garbage_collector;
 mod history;
+mod horizontal_pod_autoscaler;
 mod int_or_percent;
 mod job;
 mod namespace;

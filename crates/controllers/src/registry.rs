@@ -98,6 +98,12 @@ pub static ALL: &[Controller] = &[
         start: garbage_collector::start,
     },
     Controller {
+        name: "horizontal-pod-autoscaler-controller",
+        identity: "horizontal-pod-autoscaler",
+        component: "horizontal-pod-autoscaler",
+        start: horizontal_pod_autoscaler::start,
+    },
+    Controller {
         name: "job-controller",
         identity: "job-controller",
         component: "job-controller",
