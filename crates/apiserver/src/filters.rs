@@ -84,6 +84,7 @@ async fn known(
         user,
         notes: Arc::clone(notes),
         request,
+        protobuf: true,
     };
     let answer = async {
         if exchange.info.is_resource {

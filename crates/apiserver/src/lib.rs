@@ -13,6 +13,7 @@ mod allocators;
 mod boot;
 pub mod cache;
 pub mod connect;
+mod custom;
 mod discovery;
 mod filters;
 mod handlers;

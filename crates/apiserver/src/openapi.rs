@@ -3,6 +3,7 @@
 //! They hold what kubectl needs: definitions with their kinds, prose, patch and list extensions, and for each resource
 //! its paths with what its verbs do.
 
+mod custom;
 mod gnostic;
 mod prose;
 mod schema;
@@ -135,6 +136,9 @@ fn fingerprint(group: &str, version: &VersionTable) -> String {
     for endpoint in &version.endpoints {
         add(&endpoint.name);
         add(&endpoint.kind.kind);
+        if let Some(custom) = &endpoint.custom {
+            add(&custom.tag);
+        }
         endpoint.verbs.iter().for_each(|verb| add(verb));
         for sub in &endpoint.subresources {
             add(&sub.name);

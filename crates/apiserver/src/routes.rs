@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use machinery::apply::ResetFields;
 use machinery::gvk::{GroupResource, GroupVersionKind};
 use resources::KindInfo;
+use resources::apiextensions::CustomSchema;
 use std::sync::Arc;
 
 /// A resource in one version, as it is addressed.
@@ -30,6 +31,19 @@ pub struct Endpoint {
     pub categories: Vec<CompactString>,
     pub storage_version_hash: String,
     pub subresources: Vec<SubEndpoint>,
+    /// What those who use it are told.
+    pub warning: Option<CompactString>,
+    /// What is published of a custom kind.
+    pub custom: Option<Custom>,
+}
+
+/// What documents need of a custom kind.
+#[derive(Debug)]
+pub struct Custom {
+    pub list_kind: CompactString,
+    pub schema: Arc<CustomSchema>,
+    /// Differs whenever the schema does.
+    pub tag: CompactString,
 }
 
 #[derive(Debug)]
@@ -60,7 +74,7 @@ pub struct GroupTable {
     pub versions: Vec<VersionTable>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct VersionTable {
     pub name: CompactString,
     pub endpoints: Vec<Arc<Endpoint>>,
@@ -77,6 +91,7 @@ pub struct Table {
 /// The routes, replaced as a whole when custom resources change.
 #[derive(Debug, Default)]
 pub struct Routes {
+    built_in: Vec<Arc<GroupTable>>,
     table: ArcSwap<Table>,
 }
 
@@ -113,8 +128,38 @@ impl Routes {
             }
         }
         Self {
-            table: ArcSwap::from_pointee(Table::new(groups)),
+            table: ArcSwap::from_pointee(Table::new(groups.clone())),
+            built_in: groups,
         }
+    }
+
+    /// Serves these beside the built-in resources, and no others. A version both know is served from both.
+    pub fn replace_custom(&self, custom: Vec<GroupTable>) {
+        let mut groups = self.built_in.clone();
+        for mut group in custom {
+            match groups.iter_mut().find(|known| known.name == group.name) {
+                Some(known) => {
+                    let mut versions = known.versions.clone();
+                    for version in group.versions {
+                        match versions.iter_mut().find(|known| known.name == version.name) {
+                            Some(known) => known.endpoints.extend(version.endpoints),
+                            None => versions.push(version),
+                        }
+                    }
+                    *known = Arc::new(GroupTable {
+                        name: group.name,
+                        versions,
+                    });
+                }
+                None => {
+                    group
+                        .versions
+                        .sort_by(|a, b| machinery::gvk::compare_versions(&b.name, &a.name));
+                    groups.push(Arc::new(group));
+                }
+            }
+        }
+        self.table.store(Arc::new(Table::new(groups)));
     }
 
     pub fn table(&self) -> arc_swap::Guard<Arc<Table>> {
@@ -152,9 +197,11 @@ impl Table {
                     let path = (group.name.clone(), version.name.clone(), endpoint.name.clone());
                     table.by_path.insert(path, Arc::clone(endpoint));
                     if let Some(resource) = &endpoint.resource {
-                        table
-                            .resources
-                            .insert((group.name.clone(), endpoint.name.clone()), Arc::clone(resource));
+                        let name = (group.name.clone(), endpoint.name.clone());
+                        // Of a custom kind's versions the stored one stands for all.
+                        if resource.storage == resource.stored || !table.resources.contains_key(&name) {
+                            table.resources.insert(name, Arc::clone(resource));
+                        }
                     }
                 }
             }
@@ -283,5 +330,7 @@ fn endpoint(group: &str, version: &str, r: &api::Resource, resource: Option<Arc<
                 verbs: own(&s.verbs),
             })
             .collect(),
+        warning: None,
+        custom: None,
     }
 }

@@ -168,6 +168,7 @@ impl Server {
         for hooks in core.registry.hooks.values() {
             hooks.start(&core);
         }
+        crate::custom::start(&core).await.map_err(StartError::Boot)?;
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         tokio::spawn(compact(Arc::clone(&core)));
         Ok(Self { core, objects })

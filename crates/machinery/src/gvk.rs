@@ -153,6 +153,34 @@ impl fmt::Display for GroupResource {
     }
 }
 
+/// Orders versions as upstream prefers them: `v2` after `v1` after `v1beta2` after `v1alpha1` after any other name,
+/// those by the alphabet from its end.
+pub fn compare_versions(a: &str, b: &str) -> std::cmp::Ordering {
+    match (version_rank(a), version_rank(b)) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        (Some(_), None) => std::cmp::Ordering::Greater,
+        (None, Some(_)) => std::cmp::Ordering::Less,
+        (None, None) => b.cmp(a),
+    }
+}
+
+/// Stability, major and minor number of a version such as `v1beta2`.
+fn version_rank(version: &str) -> Option<(u8, u64, u64)> {
+    let rest = version.strip_prefix('v')?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let major = rest[..digits].parse().ok().filter(|major| *major > 0)?;
+    let rest = &rest[digits..];
+    if rest.is_empty() {
+        return Some((2, major, 0));
+    }
+    let (stability, minor) = match (rest.strip_prefix("beta"), rest.strip_prefix("alpha")) {
+        (Some(minor), _) => (1, minor),
+        (_, Some(minor)) => (0, minor),
+        _ => return None,
+    };
+    Some((stability, major, minor.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,5 +204,35 @@ mod tests {
             "deployments.apps"
         );
         assert_eq!(GroupResource::new("", "pods").to_string(), "pods");
+    }
+
+    #[test]
+    fn versions_are_ordered_as_they_are_preferred() {
+        let mut versions = [
+            "v1",
+            "v10",
+            "v2beta1",
+            "v1beta2",
+            "foo1",
+            "v3alpha1",
+            "foo10",
+            "v2",
+            "v11alpha2",
+        ];
+        versions.sort_by(|a, b| compare_versions(b, a));
+        assert_eq!(
+            versions,
+            [
+                "v10",
+                "v2",
+                "v1",
+                "v2beta1",
+                "v1beta2",
+                "v11alpha2",
+                "v3alpha1",
+                "foo1",
+                "foo10"
+            ]
+        );
     }
 }

@@ -13,7 +13,7 @@ pub mod table;
 mod warnings;
 
 mod admissionregistration;
-mod apiextensions;
+pub mod apiextensions;
 mod apiregistration;
 mod apps;
 mod autoscaling;

@@ -59,6 +59,8 @@ pub(crate) struct Exchange {
     pub user: Arc<UserInfo>,
     pub notes: Arc<Notes>,
     pub request: Request<Body>,
+    /// Whether the object asked for has a protobuf form.
+    pub protobuf: bool,
 }
 
 /// Answers a request to a resource.
@@ -85,6 +87,12 @@ pub(crate) async fn resource(exchange: Exchange) -> Result<Response<Body>, ApiEr
     {
         exchange.notes.warn(*warning);
     }
+    if let Some(warning) = &endpoint.warning {
+        exchange.notes.warn(warning.as_str());
+    }
+    let mut exchange = exchange;
+    exchange.protobuf = endpoint.custom.is_none();
+    let info = &exchange.info;
     if !info.subresource.is_empty() {
         return subresource(exchange, &endpoint).await;
     }
@@ -177,7 +185,7 @@ impl Exchange {
             Offer {
                 shapes,
                 stream,
-                protobuf: true,
+                protobuf: self.protobuf,
             },
         )
     }

@@ -1,5 +1,6 @@
 //! Definitions and paths of OpenAPI documents, read off the tables.
 
+use super::custom;
 use super::prose::{self, Prose};
 use crate::routes::{Endpoint, Table, VersionTable};
 use machinery::gvk::GroupVersionKind;
@@ -87,6 +88,8 @@ struct Builder<'a> {
     wanted: Vec<TypeId>,
     seen: BTreeSet<TypeId>,
     kinds: std::collections::BTreeMap<TypeId, Vec<GroupVersionKind>>,
+    /// Definitions of custom kinds.
+    custom: Map,
 }
 
 impl<'a> Builder<'a> {
@@ -106,15 +109,24 @@ impl<'a> Builder<'a> {
             wanted: Vec::new(),
             seen: BTreeSet::new(),
             kinds,
+            custom: Map::new(),
         }
     }
 
     /// A resource's paths, one item for the collection and one for the object.
     fn endpoint(&mut self, endpoint: &Endpoint, paths: &mut Map) {
-        let Some(ty) = api::kind(&endpoint.kind) else {
-            return;
+        let name = match (&endpoint.custom, api::kind(&endpoint.kind)) {
+            (Some(custom), _) => self.custom_kind(endpoint, custom),
+            (None, Some(ty)) => {
+                self.want(ty);
+                self.name_of(ty).unwrap_or_default().to_owned()
+            }
+            (None, None) => return,
         };
-        self.want(ty);
+        let list_name = match endpoint.custom {
+            Some(_) => format!("{name}List"),
+            None => name.clone(),
+        };
         let root = if endpoint.group.is_empty() {
             "/api".to_owned()
         } else {
@@ -129,18 +141,21 @@ impl<'a> Builder<'a> {
         let has = |verb: &str| endpoint.has_verb(verb);
         let mut at_collection = Map::new();
         if has("list") {
-            at_collection.insert("get", self.operation(endpoint, &endpoint.kind, "list", "get", ty));
+            at_collection.insert(
+                "get",
+                self.operation(endpoint, &endpoint.kind, "list", "get", &list_name),
+            );
         }
         if has("create") {
             at_collection.insert(
                 "post",
-                self.operation(endpoint, &endpoint.kind, "post", "post", ty),
+                self.operation(endpoint, &endpoint.kind, "post", "post", &name),
             );
         }
         if has("deletecollection") {
             at_collection.insert(
                 "delete",
-                self.operation(endpoint, &endpoint.kind, "deletecollection", "delete", ty),
+                self.operation(endpoint, &endpoint.kind, "deletecollection", "delete", &name),
             );
         }
         if !at_collection.is_empty() {
@@ -152,25 +167,31 @@ impl<'a> Builder<'a> {
             &endpoint.kind,
             format!("{collection}/{{name}}"),
             &verbs,
-            ty,
+            &name,
             paths,
         );
         for sub in &endpoint.subresources {
-            let Some(ty) = api::kind(&sub.kind) else { continue };
-            self.want(ty);
+            let name = match api::kind(&sub.kind) {
+                _ if endpoint.custom.is_some() && sub.kind == endpoint.kind => name.clone(),
+                Some(ty) => {
+                    self.want(ty);
+                    self.name_of(ty).unwrap_or_default().to_owned()
+                }
+                None => continue,
+            };
             let verbs: Vec<&str> = sub.verbs.iter().map(|v| v.as_str()).collect();
             self.object_paths(
                 endpoint,
                 &sub.kind,
                 format!("{collection}/{{name}}/{}", sub.name),
                 &verbs,
-                ty,
+                &name,
                 paths,
             );
             if verbs.contains(&"create")
                 && let Some(item) = paths.get_mut(&format!("{collection}/{{name}}/{}", sub.name))
             {
-                let operation = self.operation(endpoint, &sub.kind, "post", "post", ty);
+                let operation = self.operation(endpoint, &sub.kind, "post", "post", &name);
                 item.make_object().insert("post", operation);
             }
         }
@@ -182,7 +203,7 @@ impl<'a> Builder<'a> {
         kind: &GroupVersionKind,
         path: String,
         verbs: &[&str],
-        ty: TypeId,
+        name: &str,
         paths: &mut Map,
     ) {
         let mut item = Map::new();
@@ -193,7 +214,7 @@ impl<'a> Builder<'a> {
             ("delete", "delete", "delete"),
         ] {
             if verbs.contains(&verb) {
-                item.insert(method, self.operation(endpoint, kind, action, method, ty));
+                item.insert(method, self.operation(endpoint, kind, action, method, name));
             }
         }
         if !item.is_empty() || verbs.contains(&"create") {
@@ -207,7 +228,7 @@ impl<'a> Builder<'a> {
         kind: &GroupVersionKind,
         action: &str,
         method: &str,
-        ty: TypeId,
+        name: &str,
     ) -> Map {
         let mut operation = Map::new();
         operation.insert("x-kubernetes-action", action);
@@ -232,7 +253,7 @@ impl<'a> Builder<'a> {
         operation.insert("parameters", parameters);
         let mut ok = Map::new();
         ok.insert("description", "OK");
-        if let Some(name) = self.name_of(ty) {
+        if !name.is_empty() {
             match self.dialect {
                 Dialect::V2 => {
                     ok.insert("schema", self.dialect.reference(name));
@@ -272,6 +293,30 @@ impl<'a> Builder<'a> {
         map.into()
     }
 
+    /// Adds the definitions of a custom kind; the name of its objects'.
+    fn custom_kind(&mut self, endpoint: &Endpoint, custom: &crate::routes::Custom) -> String {
+        let v2 = matches!(self.dialect, Dialect::V2);
+        let mut reference = |name: &str| {
+            if let Some(ty) = api::by_name(name) {
+                self.want(ty);
+            }
+            self.dialect.reference(name)
+        };
+        let name = custom::definition_name(&endpoint.kind);
+        let object = custom::object(&endpoint.kind, custom.schema.text(), v2, &mut reference);
+        let item = self.dialect.reference(&name);
+        let mut reference = |name: &str| {
+            if let Some(ty) = api::by_name(name) {
+                self.want(ty);
+            }
+            self.dialect.reference(name)
+        };
+        let list = custom::list(&endpoint.kind, &custom.list_kind, item, &mut reference);
+        self.custom.insert(name.as_str(), object);
+        self.custom.insert(format!("{name}List"), list);
+        name
+    }
+
     fn want(&mut self, ty: TypeId) {
         if self.seen.insert(ty) {
             self.wanted.push(ty);
@@ -292,6 +337,9 @@ impl<'a> Builder<'a> {
             let Some(name) = self.name_of(ty) else { continue };
             let definition = self.definition(ty);
             definitions.insert(name, definition);
+        }
+        for (name, definition) in self.custom.iter() {
+            definitions.insert(name.clone(), definition.clone());
         }
         definitions
     }
@@ -417,7 +465,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn kind_value(kind: &GroupVersionKind) -> Map {
+pub(super) fn kind_value(kind: &GroupVersionKind) -> Map {
     let mut map = Map::new();
     map.insert("group", kind.group.as_str());
     map.insert("kind", kind.kind.as_str());

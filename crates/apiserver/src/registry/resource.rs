@@ -6,6 +6,7 @@ use compact_str::CompactString;
 use machinery::apply::ResetFields;
 use machinery::gvk::GroupResource;
 use machinery::schema::{TypeId, Types};
+use resources::apiextensions::CustomSchema;
 use resources::{KindInfo, Strategy};
 use std::sync::Arc;
 
@@ -56,7 +57,8 @@ impl std::ops::Deref for Behaviour {
 #[derive(Debug, Clone)]
 pub enum Tables {
     BuiltIn,
-    Own(Arc<Types>),
+    /// A custom kind's, made when first used.
+    Custom(Arc<CustomSchema>),
 }
 
 impl std::ops::Deref for Tables {
@@ -65,7 +67,7 @@ impl std::ops::Deref for Tables {
     fn deref(&self) -> &Types {
         match self {
             Self::BuiltIn => api::types(),
-            Self::Own(types) => types,
+            Self::Custom(schema) => schema.types(),
         }
     }
 }

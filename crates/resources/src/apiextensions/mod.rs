@@ -2,7 +2,13 @@
 
 use crate::Entry;
 
-mod custom_resource_definition;
+pub mod custom_resource;
+pub mod custom_resource_definition;
+pub mod definition;
+pub mod structural;
+
+pub use custom_resource::CustomResource;
+pub use definition::{CustomSchema, Definition};
 
 /// The group's kinds.
 pub(crate) const ALL: &[Entry] = &[(

@@ -1,10 +1,17 @@
 //! CustomResourceDefinition.
 
+pub mod conditions;
+
 use crate::fields::{fill, fill_object, flag, list_at, list_mut, object_mut, same, text, text_at};
-use crate::strategy::{Column, Context, Strategy, bump_generation, keep};
+use crate::strategy::{Column, Context, Deletion, Strategy, bump_generation, keep};
 use crate::table;
+use conditions::{Condition, set_condition};
 use jiff::Timestamp;
-use machinery::{Map, Value};
+use machinery::codec::scalar::format_time;
+use machinery::{Map, Value, meta};
+
+/// Keeps a definition until its objects are gone.
+pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 pub(crate) struct CustomResourceDefinition;
 
@@ -36,6 +43,30 @@ impl Strategy for CustomResourceDefinition {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    /// The definition stays until its objects are gone: the finalizer is its own, put there by the first request.
+    fn mark_for_deletion(&self, context: &Context<'_>, object: &mut Value) -> Deletion {
+        if meta::deletion_timestamp(object).is_some() {
+            return Deletion::Usual;
+        }
+        meta::set_text(object, "deletionTimestamp", format_time(context.now));
+        let mut finalizers: Vec<String> = meta::finalizers(object).map(str::to_owned).collect();
+        if !finalizers.iter().any(|known| known == CLEANUP_FINALIZER) {
+            finalizers.push(CLEANUP_FINALIZER.to_owned());
+        }
+        meta::set_finalizers(object, finalizers.iter().map(String::as_str));
+        set_condition(
+            object,
+            &Condition {
+                kind: "Terminating",
+                status: "True",
+                reason: "InstanceDeletionPending",
+                message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+            },
+            context.now,
+        );
+        Deletion::Marked
     }
 
     fn columns(&self) -> &'static [Column] {
