@@ -55,7 +55,9 @@ pub struct SubEndpoint {
 
 impl Endpoint {
     pub fn has_verb(&self, verb: &str) -> bool {
-        self.verbs.iter().any(|v| v == verb)
+        // Objects of a kind that is going away are still changed: their finalizers have to go.
+        let going = self.custom.is_some() && matches!(verb, "patch" | "update");
+        going || self.verbs.iter().any(|v| v == verb)
     }
 
     pub fn subresource(&self, name: &str) -> Option<&SubEndpoint> {

@@ -2,6 +2,7 @@
 
 mod allocators;
 mod connect;
+mod custom;
 mod discovery;
 mod lists;
 mod objects;

@@ -349,11 +349,11 @@ impl Validator {
                 out.errors.push(composite(path, &why));
             }
         }
-        if let Some(schema) = &s.not {
-            if self.alone(schema, value, old, path).is_valid() {
-                out.errors
-                    .push(composite(path, "must not validate the schema (not)"));
-            }
+        if let Some(schema) = &s.not
+            && self.alone(schema, value, old, path).is_valid()
+        {
+            out.errors
+                .push(composite(path, "must not validate the schema (not)"));
         }
     }
 }
