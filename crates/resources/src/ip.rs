@@ -1,6 +1,8 @@
 //! Addresses and networks in their texts, judged as upstream judges them: strictly, since v1.36, also in old fields.
 
+use crate::At;
 use ipnet::IpNet;
+use machinery::field::ErrorList;
 use std::net::{IpAddr, Ipv4Addr};
 
 const NO_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
@@ -62,6 +64,32 @@ pub fn wrong_strict_network(text: &str) -> Option<String> {
         .map(|net| net.to_string())
         .unwrap_or_default();
     (canonical != text).then(|| format!("must be in canonical form ({canonical:?})"))
+}
+
+/// Judges an address that traffic is sent to.
+pub fn endpoint_address(text: &str, at: &At<'_>, errors: &mut ErrorList) {
+    let Ok(address) = text.parse::<IpAddr>() else {
+        errors.push(at.invalid(text, "must be a valid IP address"));
+        return;
+    };
+    let (link_local, group) = match address {
+        IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(ip) => (ip.is_unicast_link_local(), ip.segments()[0] & 0xff0f == 0xff02),
+    };
+    if address.is_unspecified() {
+        errors.push(at.invalid(text, format!("may not be unspecified ({text})")));
+    }
+    if address.is_loopback() {
+        errors.push(at.invalid(text, "may not be in the loopback range (127.0.0.0/8, ::1/128)"));
+    }
+    if link_local {
+        let why = "may not be in the link-local range (169.254.0.0/16, fe80::/10)";
+        errors.push(at.invalid(text, why));
+    }
+    if group {
+        let why = "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)";
+        errors.push(at.invalid(text, why));
+    }
 }
 
 /// The address of a text whose octets have leading zeros, which some read as octal.

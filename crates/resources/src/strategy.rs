@@ -28,6 +28,8 @@ pub struct Context<'a> {
     /// Empty for kinds without one.
     pub namespace: &'a str,
     pub dry_run: bool,
+    /// The `apiVersion` the client speaks; rules may be stricter in newer ones.
+    pub api_version: &'a str,
     pub kind: &'a KindInfo,
 }
 

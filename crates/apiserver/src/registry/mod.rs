@@ -173,6 +173,7 @@ impl Registry {
             now: self.clock.now(),
             namespace: write.namespace,
             dry_run: write.dry_run,
+            api_version: &write.resource.versions[write.version].api_version,
             kind: &write.resource.info,
         }
     }

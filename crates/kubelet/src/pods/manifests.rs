@@ -127,6 +127,7 @@ fn parse(text: &[u8], file: &Path, node: &str, now: jiff::Timestamp) -> Result<P
         now,
         namespace: pod.namespace(),
         dry_run: false,
+        api_version: "v1",
         kind: &info,
     };
     let errors = strategy.validate(&context, &value);

@@ -3,11 +3,14 @@
 //! A namespace that is asked to go is only marked; it is removed when its `spec.finalizers` are gone, by a second
 //! request or by the update that takes the last of them away (upstream's registry does the same).
 
+use crate::At;
+use crate::check;
 use crate::fields::{fill_text, list_at, text_at};
-use crate::strategy::{Column, Context, Deletion, Strategy, keep};
+use crate::strategy::{Column, Context, Deletion, Strategy, Subresource, default_subresource, keep};
 use crate::table;
 use jiff::Timestamp;
 use machinery::codec::scalar::format_time;
+use machinery::field::ErrorList;
 use machinery::{Value, meta};
 
 const FINALIZER: &str = "kubernetes";
@@ -48,6 +51,27 @@ impl Strategy for Namespace {
     fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
         keep(new, old, "spec");
         keep(new, old, "status");
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        for finalizer in list_at(object, &["spec", "finalizers"]) {
+            let finalizer = finalizer.as_str().unwrap_or_default();
+            finalizer_errors(finalizer, &At::new("spec.finalizers"), &mut errors);
+        }
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, _new: &Value, _old: &Value) -> ErrorList {
+        ErrorList::new()
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        match name {
+            "status" => Some(&Status),
+            "finalize" => Some(&Finalize),
+            _ => default_subresource(name),
+        }
     }
 
     fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
@@ -110,4 +134,61 @@ fn label(object: &mut Value) {
     meta::metadata_mut(object)
         .object_entry("labels")
         .insert(NAME_LABEL, name);
+}
+
+fn finalizer_errors(finalizer: &str, at: &At<'_>, errors: &mut ErrorList) {
+    const STANDARD: [&str; 3] = [FINALIZER, "orphan", "foregroundDeletion"];
+    check::qualified(finalizer, at, errors);
+    if !finalizer.contains('/') && !STANDARD.contains(&finalizer) {
+        let why = "name is neither a standard finalizer name nor is it fully qualified";
+        errors.push(at.invalid(finalizer, why));
+    }
+}
+
+struct Status;
+
+impl Subresource for Status {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, _old: &Value) -> ErrorList {
+        let phase = text_at(new, &["status", "phase"]);
+        let (wanted, why) = if meta::deletion_timestamp(new).is_none() {
+            ("Active", "may only be 'Active' if `deletionTimestamp` is empty")
+        } else {
+            (
+                "Terminating",
+                "may only be 'Terminating' if `deletionTimestamp` is not empty",
+            )
+        };
+        let wrong = (phase != wanted).then(|| At::new("status.Phase").invalid(phase, why));
+        wrong.into_iter().collect()
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:spec"]]
+    }
+}
+
+struct Finalize;
+
+impl Subresource for Finalize {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "status");
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, _old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let at = At::new("spec.finalizers");
+        for (index, finalizer) in list_at(new, &["spec", "finalizers"]).iter().enumerate() {
+            let finalizer = finalizer.as_str().unwrap_or_default();
+            finalizer_errors(finalizer, &at.index(index), &mut errors);
+        }
+        errors
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:status"]]
+    }
 }

@@ -106,6 +106,7 @@ pub fn judge(case: &Value, at: &str) -> (Value, Value, Vec<String>) {
         now: NOW.parse::<Timestamp>().unwrap(),
         namespace: "default",
         dry_run: false,
+        api_version: given.get("apiVersion").and_then(Value::as_str).unwrap(),
         kind: &kind.info,
     };
     let subresource = case.get("subresource").and_then(Value::as_str);

@@ -1,13 +1,15 @@
 //! Node.
 
 mod columns;
+mod validation;
 
 use crate::fields::{list, present, text};
 use crate::pod_spec::resources;
-use crate::strategy::{Column, Context, Strategy, keep};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
 use compact_str::CompactString;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct Node;
 
@@ -38,6 +40,26 @@ impl Strategy for Node {
         keep(new, old, "status");
         if old.get_path(&["spec", "configSource"]).is_none_or(Value::is_null) {
             new.remove_path(&["spec", "configSource"]);
+        }
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::node(object, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(context, new);
+        validation::change(new, old, &mut errors);
+        errors
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
         }
     }
 
@@ -76,5 +98,27 @@ fn pod_cidrs(spec: &mut Value) {
             spec.set_path(&["podCIDR"], first);
         }
         _ => {}
+    }
+}
+
+struct Status;
+
+impl Subresource for Status {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+        if old.get_path(&["status", "config"]).is_none_or(Value::is_null) {
+            new.remove_path(&["status", "config"]);
+        }
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::node(new, &mut errors);
+        validation::change(new, old, &mut errors);
+        errors
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:spec"]]
     }
 }

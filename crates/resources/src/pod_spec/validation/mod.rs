@@ -23,7 +23,10 @@ mod windows;
 
 pub use affinity::{node_selector, node_selector_term};
 pub(crate) use containers::only_for_pods;
-pub use resources::{is_extended, is_hugepage, is_native, quantity_value, requirements, resource_name};
+pub use resources::{
+    container_resource_name, is_extended, is_hugepage, is_native, may_overcommit, quantity_value,
+    requirements, resource_name,
+};
 pub use template::{pod_template, running_template};
 pub use tolerations::{only_added, taint_effect, tolerations};
 pub use volumes::paths;

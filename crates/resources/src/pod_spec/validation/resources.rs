@@ -43,7 +43,8 @@ pub fn is_extended(name: &str) -> bool {
         && name.split_once('/').is_some_and(|(domain, _)| domain.len() + "requests.".len() <= 253)
 }
 
-fn may_overcommit(name: &str) -> bool {
+/// Whether limits may be above requests.
+pub fn may_overcommit(name: &str) -> bool {
     is_native(name) && !is_hugepage(name)
 }
 
@@ -62,7 +63,8 @@ pub fn resource_name(name: &str, at: &At<'_>, errors: &mut ErrorList) -> bool {
     true
 }
 
-fn container_resource_name(name: &str, at: &At<'_>, errors: &mut ErrorList) {
+/// The name of a resource of containers.
+pub fn container_resource_name(name: &str, at: &At<'_>, errors: &mut ErrorList) {
     if matches!(name, "cpu" | "memory") {
         return;
     }

@@ -2,13 +2,16 @@
 //!
 //! Upstream keeps both groups' events as one; `to_events` and `to_core` are the two ways between their forms.
 
+mod validation;
+
 use crate::KindInfo;
 use crate::fields::{int, present, text, text_at};
-use crate::strategy::{Column, GarbageCollection, Strategy};
+use crate::strategy::{Column, Context, GarbageCollection, Strategy};
 use crate::table;
 use compact_str::CompactString;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct Event;
 
@@ -29,6 +32,18 @@ pub(crate) const COLUMNS: [Column; 10] = [
 ];
 
 impl Strategy for Event {
+    fn validate(&self, context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::create(object, context.api_version, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::update(new, old, context.api_version, &mut errors);
+        errors
+    }
+
     fn allow_create_on_update(&self) -> bool {
         true
     }

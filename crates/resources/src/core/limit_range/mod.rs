@@ -1,8 +1,11 @@
 //! LimitRange.
 
+mod validation;
+
 use crate::fields::{list_mut, text};
 use crate::pod_spec::resources;
-use crate::strategy::Strategy;
+use crate::strategy::{Context, Strategy};
+use machinery::field::ErrorList;
 use machinery::{Map, Value};
 
 pub(crate) struct LimitRange;
@@ -23,6 +26,12 @@ impl Strategy for LimitRange {
                 container_limits(item);
             }
         }
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::limits(object, &mut errors);
+        errors
     }
 
     fn allow_create_on_update(&self) -> bool {
