@@ -3,6 +3,7 @@
 
 pub mod at;
 pub mod check;
+mod conditions;
 mod diff;
 pub mod fields;
 pub mod ip;

@@ -1,9 +1,13 @@
 //! Lease.
 
+use crate::At;
+use crate::check;
+use crate::fields::{int, text};
 use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct Lease;
 
@@ -24,6 +28,12 @@ impl Strategy for Lease {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        spec_errors(object.get("spec").unwrap_or(&Value::Null), &mut errors);
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -48,5 +58,29 @@ fn drop_disabled(lease: &mut Value, old: Option<&Value>) {
         {
             lease.remove_path(&["spec", field]);
         }
+    }
+}
+
+fn spec_errors(spec: &Value, errors: &mut ErrorList) {
+    let at = At::new("spec");
+    if let Some(seconds) = int(spec, "leaseDurationSeconds").filter(|seconds| *seconds <= 0) {
+        let at = at.child("leaseDurationSeconds");
+        errors.push(at.invalid(seconds, "must be greater than 0"));
+    }
+    let transitions = int(spec, "leaseTransitions").unwrap_or(0);
+    check::not_negative(transitions, &at.child("leaseTransitions"), errors);
+    let strategy = text(spec, "strategy");
+    if !strategy.is_empty() {
+        // Upstream's path names the field twice.
+        let at = at.child("strategy.strategy");
+        if strategy.contains('/') {
+            check::qualified(strategy, &at, errors);
+        } else {
+            check::one_of(strategy, &["OldestEmulationVersion"], &at, errors);
+        }
+    }
+    if !text(spec, "preferredHolder").is_empty() && strategy.is_empty() {
+        let why = "may only be specified if `strategy` is defined";
+        errors.push(at.child("preferredHolder").forbidden(why));
     }
 }

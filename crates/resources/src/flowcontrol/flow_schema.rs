@@ -1,10 +1,13 @@
 //! FlowSchema.
 
+use super::status::Status;
+use super::validation;
 use crate::fields::{fill_number, list_at, text, text_at};
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct FlowSchema;
 
@@ -21,6 +24,20 @@ impl Strategy for FlowSchema {
     fn default(&self, object: &mut Value) {
         if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
             fill_number(spec, "matchingPrecedence", 1000);
+        }
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::flow_schema(object, &mut errors);
+        errors
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
         }
     }
 

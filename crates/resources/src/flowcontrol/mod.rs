@@ -4,6 +4,8 @@ use crate::Entry;
 
 mod flow_schema;
 mod priority_level_configuration;
+mod status;
+mod validation;
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 

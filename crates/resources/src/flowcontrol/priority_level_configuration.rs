@@ -1,10 +1,13 @@
 //! PriorityLevelConfiguration.
 
+use super::status::Status;
+use super::validation;
 use crate::fields::{fill, fill_number, object_mut};
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct PriorityLevelConfiguration;
 
@@ -37,6 +40,20 @@ impl Strategy for PriorityLevelConfiguration {
             fill_number(queuing, "handSize", 8);
             fill_number(queuing, "queues", 64);
             fill_number(queuing, "queueLengthLimit", 50);
+        }
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::priority_level(object, &mut errors);
+        errors
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
         }
     }
 

@@ -1,9 +1,11 @@
 //! ClusterRole.
 
-use crate::strategy::{Column, Strategy};
+use super::validation::{Reach, aggregation, rules};
+use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 use machinery::names::path_segment_rule;
 
 pub(crate) struct ClusterRole;
@@ -17,6 +19,13 @@ impl Strategy for ClusterRole {
 
     fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
         path_segment_rule(name, prefix)
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        rules(object, Reach::Cluster, &mut errors);
+        aggregation(object, &mut errors);
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -6,6 +6,7 @@ mod cluster_role;
 mod cluster_role_binding;
 mod role;
 mod role_binding;
+mod validation;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 

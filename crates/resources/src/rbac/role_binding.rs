@@ -1,10 +1,12 @@
 //! RoleBinding, and what it shares with ClusterRoleBinding.
 
+use super::validation::{Reach, binding, same_role};
 use crate::fields::{fill_text, list, list_mut, text, text_at};
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 use machinery::names::path_segment_rule;
 
 pub(crate) struct RoleBinding;
@@ -29,6 +31,18 @@ impl Strategy for RoleBinding {
 
     fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
         path_segment_rule(name, prefix)
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        binding(object, Reach::Namespace, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(context, new);
+        same_role(new, old, &mut errors);
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

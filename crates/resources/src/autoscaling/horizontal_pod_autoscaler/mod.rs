@@ -2,10 +2,16 @@
 
 mod columns;
 mod convert;
+mod validation;
 
+use crate::At;
+use crate::KindInfo;
+use crate::check;
+use crate::fields::int_at;
 use crate::fields::{fill, list, present};
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
 use jiff::Timestamp;
+use machinery::field::ErrorList;
 use machinery::{Map, Value};
 
 pub(crate) struct HorizontalPodAutoscaler;
@@ -39,6 +45,30 @@ impl Strategy for HorizontalPodAutoscaler {
                 Some(convert::from_v1(object))
             }
             _ => None,
+        }
+    }
+
+    fn tracks_generation(&self, _kind: &KindInfo) -> bool {
+        false
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::spec(object, None, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::spec(new, Some(old), &mut errors);
+        errors
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
         }
     }
 
@@ -76,5 +106,27 @@ fn rules(rules: &mut Map, window: Option<i64>, policies: &[(&'static str, i64)])
             Value::Object(policy)
         };
         rules.insert("policies", Value::Array(policies.iter().map(policy).collect()));
+    }
+}
+
+struct Status;
+
+impl Subresource for Status {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, _old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let at = At::new("status");
+        for field in ["currentReplicas", "desiredReplicas"] {
+            let count = int_at(new, &["status", field]).unwrap_or(0);
+            check::not_negative(count, &at.child(field), &mut errors);
+        }
+        errors
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:spec"]]
     }
 }
