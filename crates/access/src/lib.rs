@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod authentication;
 pub mod authorization;
+mod pod_references;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -32,6 +33,20 @@ pub trait Objects: Send + Sync + 'static {
 
     /// All objects of a resource; of one namespace unless it is empty.
     async fn list(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Arc<Value>>, ApiError>;
+
+    /// The objects of a resource, of one namespace unless it is empty, that have this text at a dotted path of fields.
+    async fn select(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        (field, value): (&str, &str),
+    ) -> Result<Vec<Arc<Value>>, ApiError> {
+        let path: Vec<&str> = field.split('.').collect();
+        let mut list = self.list(group, resource, namespace).await?;
+        list.retain(|object| object.get_str_path(&path) == Some(value));
+        Ok(list)
+    }
 
     /// Stores a changed object, unless somebody changed it after the resource version it carries (a conflict).
     ///

@@ -56,6 +56,32 @@ impl Reason {
             Self::ServiceUnavailable => "ServiceUnavailable",
         }
     }
+
+    /// The reason of a name on the wire, if it is one of upstream's.
+    pub fn from_name(name: &str) -> Option<Self> {
+        const ALL: [Reason; 19] = [
+            Reason::Unauthorized,
+            Reason::Forbidden,
+            Reason::NotFound,
+            Reason::AlreadyExists,
+            Reason::Conflict,
+            Reason::Gone,
+            Reason::Invalid,
+            Reason::ServerTimeout,
+            Reason::StoreReadError,
+            Reason::Timeout,
+            Reason::TooManyRequests,
+            Reason::BadRequest,
+            Reason::MethodNotAllowed,
+            Reason::NotAcceptable,
+            Reason::RequestEntityTooLarge,
+            Reason::UnsupportedMediaType,
+            Reason::InternalError,
+            Reason::Expired,
+            Reason::ServiceUnavailable,
+        ];
+        ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
 }
 
 /// One cause of a failure: a field and what is wrong with it.

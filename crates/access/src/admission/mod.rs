@@ -2,7 +2,10 @@
 //!
 //! All mutating calls come before all validating ones, each in the order of the list.
 
+mod matching;
 pub mod plugins;
+mod reinvocation;
+mod webhook;
 
 use crate::Objects;
 use crate::authorization::Authorizer;
@@ -12,6 +15,7 @@ use machinery::status::ApiError;
 use machinery::user::UserInfo;
 use machinery::{Value, meta};
 use parking_lot::Mutex;
+pub use reinvocation::Reinvocation;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -59,9 +63,32 @@ impl Target<'_> {
     }
 }
 
+/// A version of a resource that is served beside the one a request used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Equivalent {
+    pub group: String,
+    pub version: String,
+    pub resource: String,
+    pub kind: String,
+}
+
+/// The versions of a kind, and the way between them: the server's, for those who look at objects in versions of
+/// their own choice.
+pub trait Versions: Send + Sync {
+    /// All served versions of the resource, under every group that has it; none if there is only one.
+    fn equivalents(&self) -> Vec<Equivalent>;
+
+    /// The object as a version shows it.
+    fn view(&self, object: &Value, group: &str, version: &str) -> Result<Value, ApiError>;
+
+    /// An object some version showed, changed by others: checked against its kind, with defaults, as the server
+    /// works on it.
+    fn accept(&self, object: Value, group: &str, version: &str) -> Result<Value, ApiError>;
+}
+
 /// Everything a plugin may look at. The object itself is an argument of its own, since only mutating calls
 /// may change it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Attributes<'a> {
     pub operation: Operation,
     pub target: Target<'a>,
@@ -72,9 +99,21 @@ pub struct Attributes<'a> {
     pub options: &'a Value,
     pub dry_run: bool,
     pub notes: &'a Notes,
+    /// Of the object's kind. Without, the object is as the request has it, and in no other version.
+    pub versions: Option<&'a dyn Versions>,
+    /// What mutating plugins remember between their turns; [`Chain::admit`] gives it.
+    pub reinvocation: Option<&'a Reinvocation>,
 }
 
 impl Attributes<'_> {
+    /// The object as a version shows it.
+    pub(crate) fn view(&self, object: &Value, hit: &matching::Hit) -> Result<Value, ApiError> {
+        match self.versions {
+            Some(versions) => versions.view(object, &hit.kind_group, &hit.kind_version),
+            None => Ok(object.clone()),
+        }
+    }
+
     /// A refusal. An object that has no name yet is called by what its name will begin with.
     pub fn forbidden(&self, object: Option<&Value>, why: impl std::fmt::Display) -> ApiError {
         let resource = GroupResource::new(self.target.group, self.target.resource);
@@ -171,7 +210,25 @@ impl Chain {
         self.0.iter().any(|p| p.handles(operation, target))
     }
 
+    /// All mutating plugins; twice, if one of them changed what another had seen and wants to see again.
     pub async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        mut object: Option<&mut Value>,
+    ) -> Result<(), ApiError> {
+        let reinvocation = Reinvocation::default();
+        let attributes = Attributes {
+            reinvocation: Some(&reinvocation),
+            ..*attributes
+        };
+        self.admit_once(&attributes, object.as_deref_mut()).await?;
+        if reinvocation.begin_again() {
+            self.admit_once(&attributes, object).await?;
+        }
+        Ok(())
+    }
+
+    async fn admit_once(
         &self,
         attributes: &Attributes<'_>,
         mut object: Option<&mut Value>,

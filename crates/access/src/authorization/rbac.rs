@@ -27,7 +27,7 @@ pub struct PolicyRule {
 }
 
 impl PolicyRule {
-    pub(super) fn everything() -> Self {
+    pub(crate) fn everything() -> Self {
         let all = || vec!["*".to_owned()];
         Self {
             verbs: all(),
@@ -37,7 +37,7 @@ impl PolicyRule {
         }
     }
 
-    pub(super) fn every_path() -> Self {
+    pub(crate) fn every_path() -> Self {
         Self {
             verbs: vec!["*".to_owned()],
             non_resource_urls: vec!["*".to_owned()],

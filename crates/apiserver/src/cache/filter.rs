@@ -89,6 +89,15 @@ impl Filter {
         }
     }
 
+    /// Everything in a namespace (or in all) whose selectable field has this value.
+    pub fn with_field(namespace: &str, field: &str, value: &str) -> Self {
+        Self {
+            // A field selector of one equality can always be read.
+            fields: FieldSelector::parse(&format!("{field}={value}")).ok(),
+            ..Self::all(namespace)
+        }
+    }
+
     pub fn matches(&self, resource: &Resource, meta: &Meta) -> bool {
         (self.namespace.is_empty() || self.namespace == meta.namespace)
             && self.name.as_ref().is_none_or(|n| *n == meta.name)

@@ -22,7 +22,7 @@ pub(super) async fn binding(
 ) -> Result<Response<Body>, ApiError> {
     let output = exchange.output(false, false)?;
     let options = exchange.write_options("CreateOptions")?;
-    let (binding, _) = exchange
+    let (mut binding, _) = exchange
         .decode_other(&GroupVersionKind::new("", "v1", "Binding"), &options)
         .await?;
     let name = if exchange.info.name.is_empty() {
@@ -43,19 +43,15 @@ pub(super) async fn binding(
         // Binding writes the spec, which no endpoint of the object itself may.
         ..exchange.write(endpoint, resource, &options, &options_object, &manager)
     };
-    let mut attributes_object = binding.clone();
-    let attributes = write.attributes(access::admission::Operation::Create, &name, None);
-    exchange
-        .core
-        .registry
-        .admission
-        .admit(&attributes, Some(&mut attributes_object))
-        .await?;
-    exchange
-        .core
-        .registry
-        .admission
-        .validate(&attributes, Some(&attributes_object))
+    let kind = ("", "v1", "Binding");
+    write
+        .admit_other(
+            "binding",
+            kind,
+            &name,
+            &exchange.core.registry.admission,
+            &mut binding,
+        )
         .await?;
     let change = Bind {
         binding: &binding,

@@ -25,7 +25,7 @@ pub(super) async fn eviction(
 ) -> Result<Response<Body>, ApiError> {
     let output = exchange.output(false, false)?;
     let options = exchange.write_options("CreateOptions")?;
-    let (eviction, _) = exchange
+    let (mut eviction, _) = exchange
         .decode_other(&GroupVersionKind::new("policy", "v1", "Eviction"), &options)
         .await?;
     let name = exchange.info.name.clone();
@@ -34,6 +34,17 @@ pub(super) async fn eviction(
             "name in URL does not match name in Eviction object",
         ));
     }
+    let options_object = exchange.options_object("CreateOptions", &options);
+    let made = exchange.write(endpoint, resource, &options, &options_object, "");
+    let kind = ("policy", "v1", "Eviction");
+    made.admit_other(
+        "eviction",
+        kind,
+        &name,
+        &exchange.core.registry.admission,
+        &mut eviction,
+    )
+    .await?;
     let mut delete_object = eviction
         .get("deleteOptions")
         .cloned()

@@ -33,6 +33,15 @@ pub(super) async fn token(
     let entry = core.registry.get(resource, &namespace, &name, false).await?;
     let account = entry.value(resource).map_err(stored_error)?;
 
+    let options_object = exchange.options_object("CreateOptions", &options);
+    if let Some(accounts) = core.routes.endpoint("", "v1", "serviceaccounts") {
+        let write = exchange.write(&accounts, resource, &options, &options_object, "");
+        let kind = ("authentication.k8s.io", "v1", "TokenRequest");
+        write
+            .admit_other("token", kind, &name, &core.registry.admission, &mut request)
+            .await?;
+    }
+
     let seconds = request
         .get_path(&["spec", "expirationSeconds"])
         .and_then(Value::as_i64)

@@ -221,7 +221,37 @@ impl<'a> Write<'a> {
             options: self.options,
             dry_run: self.dry_run,
             notes: self.notes,
+            versions: Some(&**self.resource),
+            reinvocation: None,
         }
+    }
+
+    /// Admits what is created under an object and is of another kind: a binding, an eviction, a token request.
+    pub async fn admit_other(
+        &self,
+        subresource: &str,
+        (group, version, kind): (&str, &str, &str),
+        name: &str,
+        admission: &Chain,
+        object: &mut Value,
+    ) -> Result<(), ApiError> {
+        let shown = self.attributes(Operation::Create, name, None);
+        let attributes = Attributes {
+            target: Target {
+                subresource,
+                kind,
+                kind_group: group,
+                kind_version: version,
+                ..shown.target
+            },
+            versions: None,
+            ..shown
+        };
+        if !admission.handles(Operation::Create, &attributes.target) {
+            return Ok(());
+        }
+        admission.admit(&attributes, Some(object)).await?;
+        admission.validate(&attributes, Some(object)).await
     }
 
     /// The fields this endpoint resets.

@@ -190,6 +190,27 @@ impl Objects for Reader {
             .collect()
     }
 
+    async fn select(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        (field, value): (&str, &str),
+    ) -> Result<Vec<Arc<Value>>, ApiError> {
+        let Some(resource) = self.routes.resource(group, resource) else {
+            return Ok(Vec::new());
+        };
+        let filter = Filter::with_field(namespace, field, value);
+        let page = self
+            .registry
+            .list(&resource, &filter, &PageRequest::default())
+            .await?;
+        page.entries
+            .iter()
+            .map(|e| e.value(&resource).map(Arc::new).map_err(stored_error))
+            .collect()
+    }
+
     async fn replace(&self, group: &str, resource: &str, object: Value) -> Result<Arc<Value>, ApiError> {
         let Some(resource) = self.routes.resource(group, resource) else {
             return Err(ApiError::internal(format!("no resource {resource}")));

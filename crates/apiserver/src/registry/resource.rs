@@ -1,11 +1,15 @@
 //! A stored resource: what it is, where its objects stand in the store, and its cache.
 
 use crate::cache::{Cache, Reflector};
+use crate::object;
+use access::admission::{Equivalent, Versions};
 use bytes::Bytes;
 use compact_str::CompactString;
 use machinery::apply::ResetFields;
 use machinery::gvk::GroupResource;
 use machinery::schema::{TypeId, Types};
+use machinery::status::ApiError;
+use machinery::{Value, codec, defaults};
 use resources::apiextensions::CustomSchema;
 use resources::{KindInfo, Strategy};
 use std::sync::Arc;
@@ -188,4 +192,54 @@ pub fn built_in_storage_version(group: &str, resource: &str, versions: &[Version
     special
         .and_then(|(_, _, version)| versions.iter().position(|v| v.version == *version))
         .unwrap_or(0)
+}
+
+impl Versions for Resource {
+    fn equivalents(&self) -> Vec<Equivalent> {
+        if self.versions.len() < 2 {
+            return Vec::new();
+        }
+        let equivalents = self.versions.iter().map(|version| {
+            let (group, _) = version.api_version.split_once('/').unwrap_or_default();
+            Equivalent {
+                group: group.to_owned(),
+                version: version.version.to_string(),
+                resource: self.info.resource.to_string(),
+                kind: version.kind.to_string(),
+            }
+        });
+        equivalents.collect()
+    }
+
+    fn view(&self, object: &Value, group: &str, version: &str) -> Result<Value, ApiError> {
+        let version = self.version_at(group, version)?;
+        Ok(object::convert(self, object.clone(), version))
+    }
+
+    fn accept(&self, object: Value, group: &str, version: &str) -> Result<Value, ApiError> {
+        let at = self.version_at(group, version)?;
+        let version = &self.versions[at];
+        let decoded = codec::json::conform(&object, &self.types, version.ty).map_err(ApiError::internal)?;
+        let mut object = decoded.value;
+        object::set_kind(&mut object, &version.api_version, &version.kind);
+        defaults::apply(&self.types, version.ty, &mut object);
+        let mut object = object::convert(self, object, self.storage);
+        self.strategy.default(&mut object);
+        Ok(object)
+    }
+}
+
+impl Resource {
+    fn version_at(&self, group: &str, version: &str) -> Result<usize, ApiError> {
+        let is = |known: &Version| {
+            let (of, _) = known.api_version.split_once('/').unwrap_or_default();
+            of == group && known.version == version
+        };
+        self.versions.iter().position(is).ok_or_else(|| {
+            ApiError::internal(format!(
+                "{} is not served in {group}/{version}",
+                self.group_resource
+            ))
+        })
+    }
 }

@@ -81,13 +81,17 @@ impl Registry {
         };
         loop {
             let certain = live.as_ref().is_none_or(|l| l.certain);
+            let judged = live.as_ref().map(|live| live.revision);
             match self.attempt(write, &key, live, change, may_create).await {
                 Ok(Attempt::Done(updated)) => return Ok(updated),
                 Ok(Attempt::Again(now)) => live = now,
-                // What was judged may have been an old state: judge the newest before saying no.
+                // What was judged may have been an old state: judge the newest before saying no, if it is another.
                 Err(error) if !certain => {
                     tracing::trace!(%error, "update of a cached state failed");
                     live = self.read_live(resource, &key).await?;
+                    if live.as_ref().map(|live| live.revision) == judged {
+                        return Err(error);
+                    }
                 }
                 Err(error) => return Err(error),
             }

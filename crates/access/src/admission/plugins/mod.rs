@@ -11,11 +11,14 @@ mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
+mod escalation;
 mod extended_resource_toleration;
 mod limit_ranger;
 mod namespace_lifecycle;
+mod node_restriction;
 mod persistent_volume_claim_resize;
 mod pod_node_selector;
+mod pod_security;
 mod pod_topology_labels;
 mod priority;
 mod resource_quota;
@@ -25,6 +28,7 @@ mod signers;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 
+use super::webhook::{MutatingAdmissionWebhook, ValidatingAdmissionWebhook};
 use super::{Chain, Plugin};
 use machinery::{Value, meta};
 use std::sync::Arc;
@@ -46,12 +50,17 @@ pub static ALL: &[Registration] = &[
     on("ServiceAccount", || {
         Arc::new(service_account::ServiceAccount::default())
     }),
+    // Upstream leaves this one to whoever installs the cluster, and they all switch it on.
+    on("NodeRestriction", || {
+        Arc::new(node_restriction::NodeRestriction::default())
+    }),
     on("TaintNodesByCondition", || {
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition)
     }),
     off("AlwaysPullImages", || {
         Arc::new(always_pull_images::AlwaysPullImages)
     }),
+    on("PodSecurity", || Arc::new(pod_security::PodSecurity::default())),
     off("PodNodeSelector", || {
         Arc::new(pod_node_selector::PodNodeSelector::default())
     }),
@@ -95,6 +104,12 @@ pub static ALL: &[Registration] = &[
     }),
     on("PodTopologyLabels", || {
         Arc::new(pod_topology_labels::PodTopologyLabels::default())
+    }),
+    on("MutatingAdmissionWebhook", || {
+        Arc::new(MutatingAdmissionWebhook::default())
+    }),
+    on("ValidatingAdmissionWebhook", || {
+        Arc::new(ValidatingAdmissionWebhook::default())
     }),
     on("ResourceQuota", || {
         Arc::new(resource_quota::ResourceQuota::default())
@@ -160,12 +175,13 @@ pub fn chain(enable: &[String], disable: &[String]) -> Result<Chain, ChoiceError
 }
 
 fn make(wanted: impl Fn(&Registration) -> bool) -> Chain {
-    Chain::new(
-        ALL.iter()
-            .filter(|plugin| wanted(plugin))
-            .map(|plugin| (plugin.make)())
-            .collect(),
-    )
+    let chosen = ALL
+        .iter()
+        .filter(|plugin| wanted(plugin))
+        .map(|plugin| (plugin.make)());
+    // Not a choice: upstream makes this check where roles are stored.
+    let always: Arc<dyn Plugin> = Arc::new(escalation::Escalation::default());
+    Chain::new(std::iter::once(always).chain(chosen).collect())
 }
 
 /// The class one of `marks` makes the default; of several the newest, and of those the first by name.
@@ -245,11 +261,12 @@ pub(crate) mod testing {
             Ok(found.map(|(_, object)| Arc::clone(object)))
         }
 
-        async fn list(&self, _: &str, resource: &str, _: &str) -> Result<Vec<Arc<Value>>, ApiError> {
-            Ok(self
-                .0
-                .iter()
-                .filter(|(r, _)| *r == resource)
+        async fn list(&self, _: &str, resource: &str, namespace: &str) -> Result<Vec<Arc<Value>>, ApiError> {
+            // Objects that say no namespace are in all of them.
+            let is_in = |of: &str| namespace.is_empty() || of.is_empty() || of == namespace;
+            let found = self.0.iter().filter(|(r, _)| *r == resource);
+            Ok(found
+                .filter(|(_, object)| is_in(meta::namespace(object)))
                 .map(|(_, object)| Arc::clone(object))
                 .collect())
         }
@@ -264,6 +281,47 @@ pub(crate) mod testing {
 
         fn version(&self, _: &str, _: &str) -> u64 {
             1
+        }
+    }
+
+    /// What attributes borrow.
+    #[derive(Default)]
+    pub(crate) struct With {
+        pub(crate) user: UserInfo,
+        pub(crate) notes: Notes,
+        pub(crate) old: Option<Value>,
+        pub(crate) options: Value,
+    }
+
+    impl With {
+        pub(crate) fn attributes<'a>(
+            &'a self,
+            operation: Operation,
+            (group, resource, namespace): (&'a str, &'a str, &'a str),
+            subresource: &'a str,
+            name: &'a str,
+        ) -> Attributes<'a> {
+            Attributes {
+                operation,
+                target: Target {
+                    group,
+                    version: "v1",
+                    resource,
+                    subresource,
+                    kind: "",
+                    kind_group: group,
+                    kind_version: "v1",
+                    namespace,
+                    name,
+                },
+                user: &self.user,
+                old: self.old.as_ref(),
+                options: &self.options,
+                dry_run: false,
+                notes: &self.notes,
+                versions: None,
+                reinvocation: None,
+            }
         }
     }
 
@@ -306,28 +364,13 @@ pub(crate) mod testing {
             let stored = stored.into_iter().map(|(of, object)| (of, Arc::new(object)));
             plugin.bind(Arc::new(Fixed(stored.collect())));
             plugin.bind_authorizer(Arc::new(crate::authorization::Masters));
-            let (notes, options) = (Notes::default(), Value::object());
-            let (group, resource, namespace) = self.target;
-            let name = meta::name(object).to_owned();
-            let attributes = Attributes {
-                operation: self.operation,
-                target: Target {
-                    group,
-                    version: "v1",
-                    resource,
-                    subresource: self.subresource,
-                    kind: "",
-                    kind_group: group,
-                    kind_version: "v1",
-                    namespace,
-                    name: &name,
-                },
-                user: &self.user,
-                old: self.old.as_ref(),
-                options: &options,
-                dry_run: false,
-                notes: &notes,
+            let with = With {
+                user: self.user.clone(),
+                old: self.old.clone(),
+                ..With::default()
             };
+            let name = meta::name(object).to_owned();
+            let attributes = with.attributes(self.operation, self.target, self.subresource, &name);
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
                 if plugin.handles(attributes.operation, &attributes.target) {

@@ -213,11 +213,9 @@ fn judge(
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::object;
+    use super::super::testing::{With, object};
     use super::*;
-    use crate::admission::Notes;
     use machinery::gvk::GroupResource;
-    use machinery::user::UserInfo;
     use parking_lot::RwLock;
 
     /// Quotas that can be written, by the rules of resource versions.
@@ -270,25 +268,10 @@ mod tests {
     }
 
     async fn ask(plugin: &ResourceQuota, pod: &Value, dry_run: bool) -> Result<(), String> {
-        let (user, notes, options) = (UserInfo::default(), Notes::default(), Value::object());
+        let with = With::default();
         let attributes = Attributes {
-            operation: Operation::Create,
-            target: Target {
-                group: "",
-                version: "v1",
-                resource: "pods",
-                subresource: "",
-                kind: "Pod",
-                kind_group: "",
-                kind_version: "v1",
-                namespace: "ns",
-                name: "p",
-            },
-            user: &user,
-            old: None,
-            options: &options,
             dry_run,
-            notes: &notes,
+            ..with.attributes(Operation::Create, ("", "pods", "ns"), "", "p")
         };
         let said = plugin.validate(&attributes, Some(pod)).await;
         said.map_err(|error| {

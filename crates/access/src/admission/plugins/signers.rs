@@ -1,8 +1,11 @@
-//! Whether a user may act for a signer: the question the certificate plugins share.
+//! Whether a user may act for a signer, and what a signing request asks for: what the certificate plugins share.
 
 use crate::authorization::{Attributes, Authorizer, Decision};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use machinery::user::UserInfo;
 use std::sync::{Arc, OnceLock};
+use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
 
 pub(super) const GROUP: &str = "certificates.k8s.io";
 
@@ -32,6 +35,35 @@ impl Signers {
         }
         false
     }
+}
+
+/// Whom a certificate is asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Subject {
+    pub common_name: String,
+    pub organizations: Vec<String>,
+}
+
+/// Reads a signing request as it stands in the object: PEM, in base64.
+pub(super) fn parse_request(request: &str) -> Result<Subject, String> {
+    let pem = STANDARD.decode(request).map_err(|error| error.to_string())?;
+    let (_, block) = x509_parser::pem::parse_x509_pem(&pem).map_err(|error| error.to_string())?;
+    if block.label != "CERTIFICATE REQUEST" {
+        return Err("PEM block type must be CERTIFICATE REQUEST".to_owned());
+    }
+    let (_, request) =
+        X509CertificationRequest::from_der(&block.contents).map_err(|error| error.to_string())?;
+    let subject = &request.certification_request_info.subject;
+    let texts = |names: &mut dyn Iterator<Item = &x509_parser::x509::AttributeTypeAndValue<'_>>| {
+        names
+            .filter_map(|name| name.as_str().ok())
+            .map(str::to_owned)
+            .collect::<Vec<String>>()
+    };
+    Ok(Subject {
+        common_name: texts(&mut subject.iter_common_name()).pop().unwrap_or_default(),
+        organizations: texts(&mut subject.iter_organization()),
+    })
 }
 
 #[cfg(test)]

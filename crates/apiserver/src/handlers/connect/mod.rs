@@ -88,6 +88,7 @@ async fn admit(
             kind_version: &sub.kind.version,
             ..of_resource.target
         },
+        versions: None,
         ..of_resource
     };
     let chain = &exchange.core.registry.admission;
