@@ -24,7 +24,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(7);
 /// Below this share of free memory, disk or process ids the node is under pressure.
 const MEMORY_AVAILABLE: u64 = 100 << 20;
-const DISK_AVAILABLE_PERCENT: u64 = 10;
+/// As k3s has it: upstream's 10 % of a large disk that is shared with other work is much room.
+const DISK_AVAILABLE_PERCENT: u64 = 5;
 const INODES_FREE_PERCENT: u64 = 5;
 const PIDS_FREE_PERCENT: u64 = 10;
 
