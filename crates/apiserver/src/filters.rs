@@ -73,7 +73,7 @@ async fn known(
     query: Query,
     notes: &Arc<Notes>,
 ) -> Result<Response<Body>, ApiError> {
-    let caller = authenticate(&core, &request, &info).await?;
+    let caller = authenticate(&core, &request).await?;
     let user = impersonate::subject(&core, request.headers(), caller).await?;
     authorize(&core, &attributes(&info, &user, &query)).await?;
     let long = info.is_long_running();
@@ -106,11 +106,8 @@ async fn known(
         })
 }
 
-async fn authenticate(
-    core: &Core,
-    request: &Request<Body>,
-    info: &RequestInfo,
-) -> Result<Arc<UserInfo>, ApiError> {
+/// Whoever says nothing of himself is anonymous; credentials that nobody recognizes are an error, as upstream has it.
+async fn authenticate(core: &Core, request: &Request<Body>) -> Result<Arc<UserInfo>, ApiError> {
     // Only this process can put an identity there: wire gives network requests none.
     let connection = request.extensions().get::<Arc<Connection>>();
     if connection.is_none()
@@ -124,8 +121,8 @@ async fn authenticate(
     };
     match core.authenticator.authenticate(&credentials).await {
         Ok(Outcome::User(user)) => Ok(user),
-        Ok(Outcome::NotMine) if is_public(info) => Ok(Arc::new(UserInfo::anonymous())),
-        Ok(Outcome::NotMine) => Err(ApiError::unauthorized()),
+        Ok(Outcome::NotMine) if has_bearer_token(request) => Err(ApiError::unauthorized()),
+        Ok(Outcome::NotMine) => Ok(Arc::new(UserInfo::anonymous())),
         Err(error) => {
             tracing::debug!(%error, "authentication failed");
             Err(ApiError::unauthorized())
@@ -183,10 +180,15 @@ fn forbidden(a: &Attributes<'_>, reason: &str) -> ApiError {
     ApiError::forbidden(&resource, a.name, message)
 }
 
-fn is_public(info: &RequestInfo) -> bool {
-    !info.is_resource
-        && info.verb == crate::request::Verb::Get
-        && PUBLIC.iter().any(|public| is_under(&info.path, public))
+/// Whether the request says by a token whose it is.
+fn has_bearer_token(request: &Request<Body>) -> bool {
+    let header = request.headers().get(http::header::AUTHORIZATION);
+    let text = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut words = text.split_whitespace();
+    words
+        .next()
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer"))
+        && words.next().is_some()
 }
 
 fn is_under(path: &str, root: &str) -> bool {

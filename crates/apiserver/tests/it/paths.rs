@@ -163,18 +163,24 @@ async fn strangers_see_health_alone() {
     for (path, code) in [
         ("/healthz", 200),
         ("/version", 200),
-        ("/api", 401),
-        ("/api/v1/pods", 401),
-        ("/metrics", 401),
+        ("/api", 403),
+        ("/api/v1/pods", 403),
+        ("/metrics", 403),
     ] {
-        let request = Request::get(path).body(Body::empty()).expect("request");
-        let response = service
-            .ready()
-            .await
-            .expect("ready")
-            .call(request)
-            .await
-            .expect("answer");
-        assert_eq!(response.status().as_u16(), code, "{path}");
+        for (token, code) in [(None, code), (Some("Bearer nobody.knows.it"), 401)] {
+            let mut request = Request::get(path);
+            if let Some(token) = token {
+                request = request.header("authorization", token);
+            }
+            let request = request.body(Body::empty()).expect("request");
+            let response = service
+                .ready()
+                .await
+                .expect("ready")
+                .call(request)
+                .await
+                .expect("answer");
+            assert_eq!(response.status().as_u16(), code, "{path} with {token:?}");
+        }
     }
 }
