@@ -55,6 +55,8 @@ pub(crate) async fn start(options: &Up, progress: Progress) -> anyhow::Result<Cl
     check_ranges(options)?;
     let instance = Instance::create(&options.data_dir.data_dir)?;
     let lock = instance.lock()?;
+    let data_dir = options.data_dir.data_dir.clone();
+    let lacking = tokio::task::spawn_blocking(move || linux::check::lacking(&data_dir));
     let listener = listen(options).await?;
     let node_name = match &options.node_name {
         Some(name) => name.to_lowercase(),
@@ -82,6 +84,14 @@ pub(crate) async fn start(options: &Up, progress: Progress) -> anyhow::Result<Cl
         Some(address) => address,
         None => host::nth(options.service_cidr, 10)?,
     };
+    let lacking = lacking.await.context("the kernel's features were not tried")?;
+    if !lacking.is_empty() {
+        let lines: Vec<String> = lacking.iter().map(ToString::to_string).collect();
+        bail!(
+            "this machine lacks what pods need:\n{}\n`kijabi check` tells of everything",
+            lines.join("\n")
+        );
+    }
     let names = Names {
         node_name: node_name.clone(),
         node_ip,

@@ -58,6 +58,22 @@ struct Probe {
     run: fn(&Path) -> Result<()>,
 }
 
+impl Probe {
+    fn find(&self, scratch: &Path) -> Finding {
+        let outcome = (self.run)(scratch);
+        let words = match &outcome {
+            Ok(()) => self.purpose.to_owned(),
+            Err(error) => format!("{}; it {}", error.chain(), self.purpose),
+        };
+        Finding {
+            feature: self.feature,
+            need: self.need,
+            words,
+            present: outcome.is_ok(),
+        }
+    }
+}
+
 /// Sorted by how early a pod would miss it.
 const PROBES: [Probe; 15] = [
     Probe {
@@ -182,24 +198,17 @@ const PROBES: [Probe; 15] = [
 
 /// Tries everything; `scratch` is a directory on the filesystem that will hold images and pods.
 pub fn check(scratch: &Path) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = PROBES
-        .iter()
-        .map(|probe| {
-            let outcome = (probe.run)(scratch);
-            let words = match &outcome {
-                Ok(()) => probe.purpose.to_owned(),
-                Err(error) => format!("{}; it {}", error.chain(), probe.purpose),
-            };
-            Finding {
-                feature: probe.feature,
-                need: probe.need,
-                words,
-                present: outcome.is_ok(),
-            }
-        })
-        .collect();
+    let mut findings: Vec<Finding> = PROBES.iter().map(|probe| probe.find(scratch)).collect();
     findings.extend(controllers());
     findings
+}
+
+/// What a node cannot do without and does not have; tries no more than that.
+pub fn lacking(scratch: &Path) -> Vec<Finding> {
+    let needed = PROBES.iter().filter(|probe| probe.need == Need::Required);
+    let mut findings: Vec<Finding> = needed.map(|probe| probe.find(scratch)).collect();
+    findings.extend(controllers());
+    missing(&findings).cloned().collect()
 }
 
 /// The required features that are missing, if any.
@@ -382,10 +391,7 @@ fn nf_batch(fill: impl FnOnce(&mut Batch, &Table) + Send) -> Result<()> {
         fill(&mut batch, &table);
         Nftables::open()?
             .commit(&batch)
-            .map_err(|error| Error::Unsupported {
-                operation: "nf_tables",
-                feature: error.to_string(),
-            })
+            .map_err(|error| Error::kernel("use", "nf_tables", std::io::Error::other(error)))
     })
 }
 

@@ -38,6 +38,33 @@ fn a_start_that_cannot_be_says_why() {
         skipped("no setpriv");
     }
 
+    // A machine that lacks what pods need: here, the right to make links and rules.
+    if find_program("setpriv").is_some() {
+        let limited = |words: &[&str]| {
+            let mut command = machine.command("setpriv");
+            command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"]);
+            command.arg(node.binary()).args(words).output().unwrap()
+        };
+        let data = node.home().join("lacking");
+        let up = limited(&["up", "--data-dir", data.to_str().unwrap()]);
+        complains(
+            &up,
+            &[
+                "MISSING bridge",
+                "MISSING nf_tables",
+                "kijabi check",
+                "Operation not permitted",
+            ],
+        );
+        let check = limited(&["check"]);
+        assert!(!check.status.success());
+        let said = String::from_utf8_lossy(&check.stdout).into_owned();
+        assert!(
+            said.contains("MISSING veth") && said.contains("ok      overlayfs"),
+            "{said}"
+        );
+    }
+
     let wrong = [
         (&["--cluster-cidr=10.43.0.0/17"][..], "overlap"),
         (&["--service-cidr=10.43.0.0/30"], "too small"),
@@ -169,6 +196,87 @@ fn images_that_are_none_are_refused() {
             "{start} in {told:#?}"
         );
     }
+}
+
+/// An authority of nobody's trust signs a client's certificate.
+fn stranger() -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::OrganizationName, "system:masters");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "admin");
+    let certificate = params.self_signed(&key).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
+#[test]
+fn wrong_credentials_are_refused() {
+    let Some(node) = TestNode::start() else { return };
+    let (certificate, key) = stranger();
+    let kubeconfig = kube::config::Kubeconfig::read_from(node.machine().path(&node.kubeconfig())).unwrap();
+    let ask = |auth: kube::config::AuthInfo, method: &str, path: &str| {
+        let mut kubeconfig = kubeconfig.clone();
+        for user in &mut kubeconfig.auth_infos {
+            user.auth_info = Some(auth.clone());
+        }
+        node.machine().block_on(async || {
+            let options = kube::config::KubeConfigOptions::default();
+            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+                .await
+                .unwrap();
+            let client = kube::Client::try_from(config).unwrap();
+            let kind = "application/json";
+            crate::api::send(&client, method, path, kind, Vec::new()).await
+        })
+    };
+    let nobody = kube::config::AuthInfo::default();
+    let token = |token: &str| kube::config::AuthInfo {
+        token: Some(token.to_owned().into()),
+        ..nobody.clone()
+    };
+    let strange = kube::config::AuthInfo {
+        client_certificate_data: Some(base64(&certificate)),
+        client_key_data: Some(base64(&key).into()),
+        ..nobody.clone()
+    };
+    let forged = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6a3ViZS1zeXN0ZW06ZGVmYXVsdCJ9.";
+    for auth in [token("nonsense"), token(forged), strange] {
+        for path in [PODS, "/version"] {
+            let answer = ask(auth.clone(), "GET", path).unwrap();
+            is(&answer, 401, "Unauthorized", "Unauthorized");
+        }
+    }
+    // Who says nothing of himself may see that there is a server, and no more.
+    let answer = ask(nobody.clone(), "GET", PODS).unwrap();
+    is(
+        &answer,
+        403,
+        "Forbidden",
+        "pods is forbidden: User \"system:anonymous\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"",
+    );
+    assert_eq!(ask(nobody.clone(), "GET", "/version").unwrap().code, 200);
+    assert_eq!(ask(nobody.clone(), "GET", "/readyz").unwrap().code, 200);
+    // A service account may read itself into nothing it was not given.
+    let account = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    wait_for("the service account is there", || {
+        (node.request("GET", account.trim_end_matches("/token"), "").code == 200).then_some(())
+    });
+    let given = node.request("POST", account, body.to_string());
+    let given = given.body["status"]["token"].as_str().unwrap().to_owned();
+    let answer = ask(token(&given), "DELETE", "/api/v1/nodes/none").unwrap();
+    is(
+        &answer,
+        403,
+        "Forbidden",
+        "User \"system:serviceaccount:default:default\" cannot delete resource \"nodes\"",
+    );
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
 }
 
 fn map(name: &str, data: &Value) -> Value {
