@@ -128,6 +128,8 @@ const SHARED: &[&str] = &[
     "payload",
     "subpath",
     "tokens",
+    // Admission of certificates.
+    "signers",
 ];
 
 fn root() -> PathBuf {

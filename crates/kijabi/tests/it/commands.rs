@@ -67,7 +67,11 @@ fn an_application_is_applied_asked_about_changed_and_deleted() {
         7,
         "{said}"
     );
-    std::fs::write(&manifest, payload::SHOP.replace("good morning", "good evening")).unwrap();
+    std::fs::write(
+        &manifest,
+        payload::SHOP.replace("greeting: good morning", "greeting: good evening"),
+    )
+    .unwrap();
     if find_program("diff").is_some() {
         kubectl.refuse(&node, &format!("diff -f {file}"), "+  greeting: good evening");
     }
@@ -129,6 +133,18 @@ fn an_application_is_applied_asked_about_changed_and_deleted() {
     let mut edit = kubectl.command(&node, &["-n", "shop", "edit", "deployment", "front"]);
     assert!(edit.env("EDITOR", &editor).status().unwrap().success());
     node.wait_ready_pods("shop", "app=front", 1);
+    run("-n shop set image deployment front nginx=kijabi.test/front:2");
+    run("-n shop rollout status deployment/front --timeout=60s");
+    assert!(run("-n shop rollout history deployment/front").contains("REVISION"));
+    let said = run("-n shop rollout undo deployment/front");
+    assert_eq!(said, "deployment.apps/front rolled back\n");
+    run("-n shop rollout status deployment/front --timeout=60s");
+    wait_for("the first front answers again", || {
+        let answer = node.fetch(loopback(30080), "/").ok()?;
+        (answer.1 == "front 1\n").then_some(())
+    });
+    run("-n shop rollout restart deployment/front");
+    run("-n shop rollout status deployment/front --timeout=60s");
     run("-n shop label deployment front tier=web");
     run("-n shop annotate deployment front note=seen");
     run(
