@@ -454,6 +454,26 @@ pub fn keep(new: &mut Value, old: &Value, field: &'static str) {
     }
 }
 
+/// Keeps what a status that brings nothing else may not write: labels, annotations, owners, finalizers and the like.
+pub fn reset_metadata(new: &mut Value, old: &Value) {
+    for field in [
+        "deletionTimestamp",
+        "generation",
+        "selfLink",
+        "labels",
+        "annotations",
+        "finalizers",
+        "ownerReferences",
+    ] {
+        match old.get_path(&["metadata", field]) {
+            Some(value) => new.set_path(&["metadata", field], value.clone()),
+            None => {
+                new.remove_path(&["metadata", field]);
+            }
+        }
+    }
+}
+
 /// One more than the old object's generation.
 pub fn bump_generation(new: &mut Value, old: &Value) {
     let generation = old

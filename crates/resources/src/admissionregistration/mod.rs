@@ -8,6 +8,7 @@ mod mutating_webhook_configuration;
 mod validating_admission_policy;
 mod validating_admission_policy_binding;
 mod validating_webhook_configuration;
+mod validation;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 

@@ -1,12 +1,14 @@
 //! MutatingAdmissionPolicy.
 
 use super::validating_admission_policy::policy_defaults;
+use super::validation;
 use crate::KindInfo;
 use crate::fields::{list_at, text};
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct MutatingAdmissionPolicy;
 
@@ -28,6 +30,18 @@ impl Strategy for MutatingAdmissionPolicy {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::mutating_policy(object, None, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::mutating_policy(new, Some(old), &mut errors);
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -2,11 +2,13 @@
 
 use super::validating_admission_policy::match_resources;
 use super::validating_admission_policy_binding::parameters;
+use super::validation;
 use crate::KindInfo;
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct MutatingAdmissionPolicyBinding;
 
@@ -28,6 +30,12 @@ impl Strategy for MutatingAdmissionPolicyBinding {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::mutating_binding(object, &mut errors);
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -1,12 +1,15 @@
 //! MutatingWebhookConfiguration.
 
 use super::validating_webhook_configuration::webhook_defaults;
+use super::validation;
+use super::validation::Webhooks;
 use crate::KindInfo;
 use crate::fields::{fill, list, list_mut, same};
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct MutatingWebhookConfiguration;
 
@@ -36,6 +39,18 @@ impl Strategy for MutatingWebhookConfiguration {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::configuration(object, None, Webhooks::Mutating, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::configuration(new, Some(old), Webhooks::Mutating, &mut errors);
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -1,11 +1,13 @@
 //! ValidatingAdmissionPolicy, and what policies share.
 
 use super::validating_webhook_configuration::{match_defaults, rule_scopes};
+use super::validation;
 use crate::fields::{fill, list_at, text};
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep, reset_metadata};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct ValidatingAdmissionPolicy;
 
@@ -23,6 +25,26 @@ impl Strategy for ValidatingAdmissionPolicy {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::validating_policy(object, None, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::validating_policy(new, Some(old), &mut errors);
+        errors
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
+        }
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -64,4 +86,23 @@ pub(super) fn match_resources(resources: Option<&mut Value>) {
     }
     rule_scopes(resources, "resourceRules");
     rule_scopes(resources, "excludeResourceRules");
+}
+
+struct Status;
+
+impl Subresource for Status {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+        reset_metadata(new, old);
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, _old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::policy_status(new, &mut errors);
+        errors
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:metadata"], &["f:spec"]]
+    }
 }

@@ -1,12 +1,14 @@
 //! ValidatingAdmissionPolicyBinding.
 
 use super::validating_admission_policy::match_resources;
+use super::validation;
 use crate::KindInfo;
 use crate::fields::text;
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct ValidatingAdmissionPolicyBinding;
 
@@ -28,6 +30,12 @@ impl Strategy for ValidatingAdmissionPolicyBinding {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::binding(object, &mut errors);
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

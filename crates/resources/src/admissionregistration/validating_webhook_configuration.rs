@@ -1,10 +1,13 @@
 //! ValidatingWebhookConfiguration, and what it shares with MutatingWebhookConfiguration.
 
+use super::validation;
+use super::validation::Webhooks;
 use crate::KindInfo;
 use crate::fields::{fill, list, list_mut, object_mut, same};
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
+use machinery::field::ErrorList;
 use machinery::{Map, Value};
 
 pub(crate) struct ValidatingWebhookConfiguration;
@@ -32,6 +35,18 @@ impl Strategy for ValidatingWebhookConfiguration {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::configuration(object, None, Webhooks::Validating, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::configuration(new, Some(old), Webhooks::Validating, &mut errors);
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {
