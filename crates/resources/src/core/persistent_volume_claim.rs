@@ -4,9 +4,10 @@ use super::persistent_volume::{access_modes, class, phase};
 use crate::At;
 use crate::check;
 use crate::diff;
-use crate::fields::{fill_text, list, present, same, text, text_at, texts};
+use crate::fields::{entries, fill_text, list, present, same, text, text_at, texts};
+use crate::pod_spec::validation::is_native;
 use crate::pod_spec::{resources, volume_defaults};
-use crate::strategy::{Column, Context, Strategy, keep};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
 use crate::table;
 use jiff::Timestamp;
 use machinery::field::ErrorList;
@@ -66,6 +67,14 @@ impl Strategy for PersistentVolumeClaim {
         let mut errors = self.validate(context, new);
         change(new, old, &mut errors);
         errors
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
+        }
     }
 
     fn selectable_fields(&self) -> &'static [&'static str] {
@@ -304,5 +313,67 @@ fn change(new: &Value, old: &Value, errors: &mut ErrorList) {
         let at = at.child("volumeAttributesClassName");
         let why = "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil";
         errors.push(at.forbidden(why));
+    }
+}
+
+struct Status;
+
+impl Subresource for Status {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, _old: &Value) -> ErrorList {
+        const STATES: [&str; 5] = [
+            "ControllerResizeInProgress",
+            "ControllerResizeInfeasible",
+            "NodeResizeInProgress",
+            "NodeResizeInfeasible",
+            "NodeResizePending",
+        ];
+        let mut errors = ErrorList::new();
+        let status = new.get("status").unwrap_or(&Value::Null);
+        let at = At::new("status");
+        let here = at.child("capacity");
+        for (name, amount) in entries(status, "capacity") {
+            resource_amount(amount, &here.key(name), &mut errors);
+        }
+        let here = at.child("allocatedResourceStatuses");
+        for (name, state) in entries(status, "allocatedResourceStatuses") {
+            resource_key(name, &here, &mut errors);
+            if !STATES.contains(&state.as_str().unwrap_or_default()) {
+                // Upstream shows the resource, not its state.
+                errors.push(here.not_supported(name.as_str(), &STATES));
+            }
+        }
+        let here = at.child("allocatedResources");
+        for (name, amount) in entries(status, "allocatedResources") {
+            let before = errors.len();
+            resource_key(name, &here, &mut errors);
+            if errors.len() == before {
+                resource_amount(amount, &here.key(name), &mut errors);
+            }
+        }
+        errors
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:spec"]]
+    }
+}
+
+fn resource_amount(amount: &Value, at: &At<'_>, errors: &mut ErrorList) {
+    let amount = amount.as_str().map(str::parse::<Quantity>);
+    if let Some(Ok(amount)) = amount.filter(|amount| amount.as_ref().is_ok_and(|amount| amount.value() < 0)) {
+        errors.push(at.invalid(amount.value(), "must be a valid resource quantity"));
+    }
+}
+
+/// Of the resources Kubernetes knows itself only storage is a claim's.
+fn resource_key(name: &str, at: &At<'_>, errors: &mut ErrorList) {
+    let before = errors.len();
+    check::qualified(name, at, errors);
+    if errors.len() == before && is_native(name) && name != "storage" {
+        errors.push(at.not_supported(name, &["storage"]));
     }
 }

@@ -5,7 +5,7 @@ use crate::KindInfo;
 use crate::check;
 use crate::fields::{list_at, texts};
 use crate::ip;
-use crate::strategy::{Column, Context, Strategy};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep, reset_metadata};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
@@ -46,6 +46,14 @@ impl Strategy for ServiceCidr {
         errors
     }
 
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
+        }
+    }
+
     fn columns(&self) -> &'static [Column] {
         &COLUMNS
     }
@@ -83,5 +91,18 @@ fn spec_errors(spec: &Value, errors: &mut ErrorList) {
     {
         let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
         errors.push(at.invalid(ranges, why));
+    }
+}
+
+struct Status;
+
+impl Subresource for Status {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+        reset_metadata(new, old);
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:metadata"], &["f:spec"]]
     }
 }

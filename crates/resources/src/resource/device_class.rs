@@ -1,10 +1,12 @@
 //! DeviceClass.
 
+use super::validation::class_spec;
 use crate::KindInfo;
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
+use machinery::field::ErrorList;
 
 pub(crate) struct DeviceClass;
 
@@ -17,6 +19,18 @@ impl Strategy for DeviceClass {
 
     fn returns_deleted_object(&self) -> bool {
         true
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        class_spec(object, None, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        class_spec(new, Some(old), &mut errors);
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -6,6 +6,7 @@ mod device_class;
 mod resource_claim;
 mod resource_claim_template;
 mod resource_slice;
+mod validation;
 
 const GROUP: &str = "resource.k8s.io";
 

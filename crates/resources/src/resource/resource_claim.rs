@@ -1,10 +1,14 @@
 //! ResourceClaim.
 
+use super::validation;
+use crate::At;
 use crate::KindInfo;
+use crate::check;
 use crate::fields::{fill_number, fill_text, list_at, list_mut, object_mut};
-use crate::strategy::{Column, Strategy};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep, reset_metadata};
 use crate::table;
 use jiff::Timestamp;
+use machinery::field::ErrorList;
 use machinery::{Map, Value};
 
 pub(crate) struct ResourceClaim;
@@ -26,6 +30,27 @@ impl Strategy for ResourceClaim {
 
     fn returns_deleted_object(&self) -> bool {
         true
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let spec = object.get("spec").unwrap_or(&Value::Null);
+        validation::claim_spec(spec, &At::new("spec"), &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check::immutable(new.get("spec"), old.get("spec"), &At::new("spec"), &mut errors);
+        errors
+    }
+
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
+        }
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -70,5 +95,25 @@ fn device_request(request: &mut Map) {
     fill_text(request, "allocationMode", "ExactCount");
     if request.get("allocationMode").and_then(Value::as_str) == Some("ExactCount") {
         fill_number(request, "count", 1);
+    }
+}
+
+struct Status;
+
+impl Subresource for Status {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+        reset_metadata(new, old);
+        validation::keep_allocated(new, old);
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::status_change(new, old, &mut errors);
+        errors
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:metadata"], &["f:spec"]]
     }
 }

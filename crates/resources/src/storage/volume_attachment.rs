@@ -6,7 +6,7 @@ use crate::check;
 use crate::core::{VolumePlace, volume_spec};
 use crate::fields::{entries, int, present, text};
 use crate::pod_spec::validation::volumes::csi_driver_name;
-use crate::strategy::{Column, Context, Strategy};
+use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep, reset_metadata};
 use crate::table;
 use jiff::Timestamp;
 use machinery::Value;
@@ -64,6 +64,14 @@ impl Strategy for VolumeAttachment {
         errors
     }
 
+    fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {
+        if name == "status" {
+            Some(&Status)
+        } else {
+            default_subresource(name)
+        }
+    }
+
     fn columns(&self) -> &'static [Column] {
         &COLUMNS
     }
@@ -118,5 +126,22 @@ fn status_errors(status: &Value, errors: &mut ErrorList) {
             let why = format!("must be between 0 and {}, inclusive", i32::MAX);
             errors.push(at.child("errorCode").invalid(code, why));
         }
+    }
+}
+
+struct Status;
+
+impl Subresource for Status {
+    fn prepare(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep(new, old, "spec");
+        reset_metadata(new, old);
+    }
+
+    fn validate(&self, context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        VolumeAttachment.validate_update(context, new, old)
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:metadata"], &["f:spec"]]
     }
 }
