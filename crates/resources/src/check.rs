@@ -47,6 +47,44 @@ pub fn domain_prefixed_path(value: &str, at: &At<'_>, errors: &mut ErrorList) {
     }
 }
 
+/// The name of a signer: a domain and a path.
+pub fn signer_name(name: &str, at: &At<'_>, errors: &mut ErrorList) {
+    const DOMAIN: usize = 253;
+    const LONGEST: usize = DOMAIN + 1 + 253 + 63 + 1;
+    if name.is_empty() {
+        errors.push(at.required(""));
+        return;
+    }
+    let parts: Vec<&str> = name.split('/').collect();
+    let [domain, path] = parts[..] else {
+        let why = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        errors.push(at.invalid(name, why));
+        return;
+    };
+    if domain.len() > DOMAIN {
+        errors.push(at.too_long(DOMAIN as i64));
+    }
+    first_wrong_label(domain, names::dns1123_label, at, errors);
+    if !domain.contains('.') {
+        let why = "should be a domain with at least two segments separated by dots";
+        errors.push(at.invalid(domain, why));
+    }
+    first_wrong_label(path, names::dns1123_subdomain, at, errors);
+    if name.len() > LONGEST {
+        errors.push(at.too_long(LONGEST as i64));
+    }
+}
+
+fn first_wrong_label(text: &str, judge: fn(&str) -> Vec<String>, at: &At<'_>, errors: &mut ErrorList) {
+    let mut labels = text.split('.').map(|label| (label, judge(label)));
+    if let Some((label, wrong)) = labels.find(|(_, wrong)| !wrong.is_empty()) {
+        let shown = wrong
+            .into_iter()
+            .map(|wrong| at.invalid(text, format!("validating label {label:?}: {wrong}")));
+        errors.extend(shown);
+    }
+}
+
 /// A label's key, and much else.
 pub fn qualified(value: &str, at: &At<'_>, errors: &mut ErrorList) {
     each(names::qualified_name(value), value, at, errors);

@@ -1,11 +1,13 @@
 //! CertificateSigningRequest: who asks is written down by the server, and never changed.
 
+use super::validation::{self, Endpoint};
 use crate::KindInfo;
 use crate::fields::{list_at, list_mut, text, text_at};
 use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
 use crate::table;
 use jiff::Timestamp;
 use machinery::codec::scalar::format_time;
+use machinery::field::ErrorList;
 use machinery::{Map, Value};
 
 pub(crate) struct CertificateSigningRequest;
@@ -52,6 +54,23 @@ impl Strategy for CertificateSigningRequest {
     fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
         keep(new, old, "spec");
         keep(new, old, "status");
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::create(object, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::update(new, old, Endpoint::Object, &mut errors);
+        errors
+    }
+
+    /// Any name will do.
+    fn check_name(&self, _name: &str, _prefix: bool) -> Vec<String> {
+        Vec::new()
     }
 
     fn tracks_generation(&self, _kind: &KindInfo) -> bool {
@@ -102,6 +121,12 @@ impl Subresource for Status {
         fill_times(new, old, context);
     }
 
+    fn validate(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::update(new, old, Endpoint::Status, &mut errors);
+        errors
+    }
+
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
         &[&["f:spec"]]
     }
@@ -120,6 +145,12 @@ impl Subresource for Approval {
         } else {
             new.set_path(&["status", "conditions"], conditions);
         }
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        validation::update(new, old, Endpoint::Approval, &mut errors);
+        errors
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {

@@ -3,6 +3,8 @@
 use crate::Entry;
 
 mod certificate_signing_request;
+mod request_file;
+mod validation;
 
 /// The group's kinds.
 pub(crate) const ALL: &[Entry] = &[(
