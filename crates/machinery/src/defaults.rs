@@ -1,10 +1,13 @@
 //! Defaults that stand in the tables. What needs logic (a Pod's, say) is the strategy's.
 
-use crate::schema::{Shape, TypeId, Types};
+use crate::schema::{Field, Shape, TypeId, Types};
 use crate::value::Value;
 
 /// Fills what is absent, or null, in a value of type `id`, all the way down. Objects that are absent and have no default
 /// of their own stay absent.
+///
+/// What stands for nothing in a message goes: lists and maps without entries, which neither protobuf nor upstream's
+/// JSON can tell from absent ones.
 pub fn apply(types: &Types, id: TypeId, value: &mut Value) {
     match (types.shape(id), value) {
         (Shape::Struct(s), Value::Object(map)) => {
@@ -24,6 +27,11 @@ pub fn apply(types: &Types, id: TypeId, value: &mut Value) {
                     (None, None) => {}
                 }
             }
+            if !s.message.is_empty() {
+                map.retain(|name, value| {
+                    !is_nothing(value) || s.field(name).is_none_or(|f| keeps_nothing(types, f))
+                });
+            }
         }
         (Shape::Map(map), Value::Object(entries)) => {
             for value in entries.values_mut() {
@@ -37,4 +45,17 @@ pub fn apply(types: &Types, id: TypeId, value: &mut Value) {
         }
         _ => {}
     }
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(entries) => entries.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether a field without entries is written all the same.
+fn keeps_nothing(types: &Types, field: &Field) -> bool {
+    field.required || !matches!(types.shape(field.ty), Shape::List(_) | Shape::Map(_))
 }

@@ -75,10 +75,7 @@ impl Registry {
     ) -> Result<Updated, ApiError> {
         let resource = write.resource;
         let key = resource.key(write.namespace, write.name);
-        let mut live = match resource.cache.get(&key) {
-            Some(entry) => Some(Live::cached(resource, &entry)?),
-            None => self.read_live(resource, &key).await?,
-        };
+        let mut live = self.live_to_change(write, &key).await?;
         loop {
             let certain = live.as_ref().is_none_or(|l| l.certain);
             let judged = live.as_ref().map(|live| live.revision);
@@ -102,10 +99,7 @@ impl Registry {
     pub async fn update_raw(&self, write: &Write<'_>, change: &dyn Change) -> Result<Arc<Entry>, ApiError> {
         let resource = write.resource;
         let key = resource.key(write.namespace, write.name);
-        let mut live = match resource.cache.get(&key) {
-            Some(entry) => Some(Live::cached(resource, &entry)?),
-            None => self.read_live(resource, &key).await?,
-        };
+        let mut live = self.live_to_change(write, &key).await?;
         loop {
             let certain = live.as_ref().is_none_or(|l| l.certain);
             let mut new = match change.apply(live.as_ref().map(|l| &l.object)) {
@@ -187,13 +181,12 @@ impl Registry {
         let encoded = object::encode_stored(resource, &mut new).map_err(stored_error)?;
         if encoded == live.stored {
             // Nothing changes, so nothing is written, if this is what really stands there.
-            if !live.certain
-                && let Some(now) = self
-                    .stored(key)
-                    .await?
-                    .filter(|kv| kv.mod_revision as u64 != live.revision)
-            {
-                return Ok(Attempt::Again(Some(Live::stored(resource, now)?)));
+            if !live.certain {
+                let now = self.stored(key).await?;
+                if now.as_ref().map(|kv| kv.mod_revision as u64) != Some(live.revision) {
+                    let now = now.map(|kv| Live::stored(resource, kv)).transpose()?;
+                    return Ok(Attempt::Again(now));
+                }
             }
             let entry = match resource.cache.get(key).filter(|e| e.revision == live.revision) {
                 Some(entry) => entry,
@@ -339,6 +332,16 @@ impl Registry {
         strategy.canonicalize(new);
         ignore_managed_fields_times(new, old);
         Ok(undo)
+    }
+
+    /// What a change is first tried on: the cached state, which writing it compares with the store.
+    async fn live_to_change(&self, write: &Write<'_>, key: &[u8]) -> Result<Option<Live>, ApiError> {
+        // A dry run writes nothing that would tell an old state.
+        let cached = write.resource.cache.get(key).filter(|_| !write.dry_run);
+        match cached {
+            Some(entry) => Live::cached(write.resource, &entry).map(Some),
+            None => self.read_live(write.resource, key).await,
+        }
     }
 
     async fn read_live(&self, resource: &Resource, key: &[u8]) -> Result<Option<Live>, ApiError> {

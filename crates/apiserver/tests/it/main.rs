@@ -5,6 +5,7 @@ mod connect;
 mod custom;
 mod discovery;
 mod lists;
+mod model;
 mod objects;
 mod patches;
 mod paths;

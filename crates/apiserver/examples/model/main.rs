@@ -1,0 +1,45 @@
+//! Compares a server with a model that has no concurrency, no cache and no store:
+//!
+//! ```sh
+//! cargo run --release -p apiserver --example model -- --operations 1000000 --store embedded --seed 7
+//! ```
+//!
+//! The seed is printed, and the same seed asks the same. `--store` is `memory` or `embedded`.
+
+mod drive;
+mod watcher;
+mod world;
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
+    let (mut operations, mut kind) = (100_000usize, "memory".to_owned());
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let value = words.next().ok_or("an option has a value")?;
+        match word.as_str() {
+            "--seed" => seed = value.parse()?,
+            "--operations" => operations = value.parse()?,
+            "--store" => kind = value,
+            _ => return Err("options: --seed, --operations, --store".into()),
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let directory = tempfile::tempdir()?;
+    runtime.block_on(async {
+        let store: Arc<dyn store::Store> = match kind.as_str() {
+            "memory" => Arc::new(store::Memory::new()),
+            "embedded" => {
+                let options = store::embedded::Options::default();
+                Arc::new(store::Embedded::open(directory.path(), options).await?)
+            }
+            _ => return Err("--store is memory or embedded".into()),
+        };
+        let done = drive::run(store, seed, operations).await;
+        println!("{done}");
+        Ok(())
+    })
+}
