@@ -22,6 +22,7 @@ use machinery::user::UserInfo;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use store::Store;
@@ -259,11 +260,14 @@ async fn compact(core: Arc<Core>) {
             () = tokio::time::sleep(COMPACT_EVERY) => {}
         }
         let newest = core.registry.reflector.revision() as i64;
-        if last != 0
-            && newest > last
-            && let Err(error) = core.registry.store.compact(last).await
-        {
-            tracing::warn!(error = %store_error(error), "compacting the store");
+        if last != 0 && newest > last {
+            match core.registry.store.compact(last).await {
+                // Another server may have compacted further.
+                Ok(()) | Err(store::Error::Compacted { .. }) => {
+                    core.registry.compacted.fetch_max(last as u64, Ordering::AcqRel);
+                }
+                Err(error) => tracing::warn!(error = %store_error(error), "compacting the store"),
+            }
         }
         last = newest;
     }

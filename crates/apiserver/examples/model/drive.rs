@@ -134,17 +134,14 @@ impl Driver {
         format!("{prefix}{}", self.dice.roll(sides))
     }
 
+    /// Entries of a map, with one that never goes: whose a map without entries is, and what an object without any
+    /// manager is, are rules of their own.
     fn some(&mut self, prefix: &str) -> BTreeMap<String, String> {
-        (0..self.dice.roll(4))
+        let mut map: BTreeMap<String, String> = (0..self.dice.roll(4))
             .map(|_| (self.pick(prefix, 4), self.pick("v", 3)))
-            .collect()
-    }
-
-    /// Data with one field that never goes: an object without managers is one upstream no longer tracks.
-    fn some_data(&mut self) -> BTreeMap<String, String> {
-        let mut data = self.some("k");
-        data.insert("base".to_owned(), "v".to_owned());
-        data
+            .collect();
+        map.insert("base".to_owned(), "v".to_owned());
+        map
     }
 
     fn filter(&mut self) -> Filter {
@@ -234,7 +231,7 @@ impl Driver {
             uid: String::new(),
             version: 0,
             labels: self.some("l"),
-            data: self.some_data(),
+            data: self.some("k"),
             finalizers: if held {
                 BTreeSet::from(["x.io/hold".to_owned()])
             } else {
@@ -267,7 +264,7 @@ impl Driver {
         let mut wanted = live.clone();
         match self.dice.roll(5) {
             0 => wanted.labels = self.some("l"),
-            1 | 2 => wanted.data = self.some_data(),
+            1 | 2 => wanted.data = self.some("k"),
             3 => wanted.finalizers.clear(),
             _ => {}
         }
@@ -386,16 +383,9 @@ impl Driver {
         let name = self.name();
         let (manager, query, dry_run) = self.writes("a");
         let force = self.dice.roll(2) == 0;
-        let (labels, data) = (self.some("l"), self.some_data());
-        let mut body = json!({"apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": name.1, "namespace": name.0}});
-        // An empty map would be a field of its own.
-        if !labels.is_empty() {
-            body["metadata"]["labels"] = json!(labels);
-        }
-        if !data.is_empty() {
-            body["data"] = json!(data);
-        }
+        let (labels, data) = (self.some("l"), self.some("k"));
+        let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data,
+            "metadata": {"name": name.1, "namespace": name.0, "labels": labels}});
         let fields = labels.iter().map(|(k, v)| (format!("l:{k}"), v.clone()));
         let config: BTreeMap<String, String> = fields
             .chain(data.iter().map(|(k, v)| (format!("d:{k}"), v.clone())))

@@ -27,6 +27,7 @@ use machinery::user::UserInfo;
 use machinery::{Value, apply};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use store::{LeaseId, Store, Txn};
 
@@ -37,6 +38,8 @@ pub struct Registry {
     pub clock: Arc<dyn Clock>,
     pub admission: Chain,
     pub hooks: HashMap<GroupResource, Arc<dyn Hooks>>,
+    /// History before this revision is forgotten; what the cache still knows of it is not told.
+    pub(crate) compacted: AtomicU64,
     leases: Mutex<HashMap<u64, SharedLease>>,
 }
 
@@ -83,6 +86,7 @@ impl Registry {
             clock,
             admission,
             hooks: hooks.into_iter().collect(),
+            compacted: AtomicU64::new(0),
             leases: Mutex::default(),
         }
     }

@@ -13,6 +13,7 @@ use machinery::status::{ApiError, Cause, Details, Reason};
 use machinery::user::UserInfo;
 use machinery::{Value, meta};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use store::{KeyRange, RangeRequest};
 
@@ -51,6 +52,10 @@ impl Registry {
     ) -> Result<Page, ApiError> {
         let cache = resource.ready(&self.reflector).await.map_err(store_error)?;
         let current = self.reflector.fresh().await.map_err(store_error)?;
+        let forgotten = self.compacted.load(Ordering::Acquire);
+        if request.revision.is_some_and(|asked| asked < forgotten) {
+            return self.list_past(resource, filter, request).await;
+        }
         match cache.list(resource, filter, request, current) {
             Ok(page) => Ok(page),
             Err(_) => self.list_past(resource, filter, request).await,
