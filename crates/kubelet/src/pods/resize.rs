@@ -3,6 +3,8 @@
 //! Follows upstream's `doPodResizeAction`: a group that grows does so before its containers, one that shrinks
 //! after them; memory is not taken away that is in use.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use linux::cgroup::Resources as Limits;
@@ -11,11 +13,15 @@ use super::actions::Actions;
 use super::worker::PodWorker;
 use crate::allocation::amounts::Amounts;
 use crate::allocation::{judge, resizable};
+use crate::backoff::plus;
 use crate::cgroups;
 use crate::error::{Error, Result};
 use crate::pod::PodExt;
 use crate::runtime::resources;
 use crate::runtime::status::{PodStatus, State};
+
+/// A resize that failed waits for something to change for the better.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// How a look went, as far as resizes go.
 pub(super) enum Resized {
@@ -59,7 +65,7 @@ impl PodWorker {
             let words = judge::summary("Pod resize error", &self.pod, self.pod.generation(), &text);
             self.node.events.pod(&self.pod).warning("ResizeError", words);
         }
-        Resized::RetryAt(self.retry_at())
+        Resized::RetryAt(plus(self.node.clock.now(), RETRY))
     }
 
     async fn try_resize(&self, actions: &Actions, runtime: &PodStatus) -> Result<()> {

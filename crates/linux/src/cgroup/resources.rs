@@ -56,8 +56,17 @@ pub fn cpu_weight(shares: u64) -> u64 {
     }
 }
 
+const LIMIT_V1: &str = "memory.limit_in_bytes";
+const SWAP_V1: &str = "memory.memsw.limit_in_bytes";
+
 pub(super) fn write(cgroups: &KernelCgroups, path: &CgroupPath, resources: &Resources) -> Result<()> {
-    for setting in settings(cgroups.version, resources) {
+    let mut settings = settings(cgroups.version, resources);
+    let now = cgroups
+        .directory("memory", path)
+        .and_then(|dir| fs::read_to_string(dir.join(SWAP_V1)).ok())
+        .and_then(|text| text.trim().parse().ok());
+    widen_first(&mut settings, resources, now);
+    for setting in settings {
         let Some(dir) = cgroups.directory(setting.controller, path) else {
             if setting.controller == "hugetlb" {
                 continue;
@@ -70,6 +79,18 @@ pub(super) fn write(cgroups: &KernelCgroups, path: &CgroupPath, resources: &Reso
         write_one(&dir, &setting)?;
     }
     Ok(())
+}
+
+/// A limit above what limit plus swap are now is refused by v1: then the latter goes first.
+fn widen_first(settings: &mut [Setting], wish: &Resources, now: Option<i64>) {
+    let grows = matches!((wish.memory_limit, now), (Some(limit), Some(now)) if limit > now);
+    let place = |file: &str| settings.iter().position(|s| s.file == file);
+    if grows
+        && let (Some(limit), Some(swap)) = (place(LIMIT_V1), place(SWAP_V1))
+        && limit < swap
+    {
+        settings.swap(limit, swap);
+    }
 }
 
 fn write_one(dir: &Path, setting: &Setting) -> Result<()> {
@@ -130,13 +151,13 @@ impl Settings {
         // The limit may not exceed limit plus swap at any moment: widen swap first when lifting the limit.
         let swap_first = wish.memory_limit == Some(-1) || wish.memory_swap == Some(-1);
         if let (true, Some(swap)) = (swap_first, wish.memory_swap) {
-            self.add("memory", "memory.memsw.limit_in_bytes", swap);
+            self.add("memory", SWAP_V1, swap);
         }
         if let Some(limit) = wish.memory_limit {
-            self.add("memory", "memory.limit_in_bytes", limit);
+            self.add("memory", LIMIT_V1, limit);
         }
         if let (false, Some(swap)) = (swap_first, wish.memory_swap) {
-            self.add("memory", "memory.memsw.limit_in_bytes", swap);
+            self.add("memory", SWAP_V1, swap);
         }
         if let Some(pids) = wish.pids_max {
             self.add("pids", "pids.max", or_max(pids));
@@ -201,5 +222,26 @@ fn or_max(value: i64) -> String {
         "max".into()
     } else {
         value.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_v1_group_can_grow_and_shrink() {
+        let wish = Resources {
+            memory_limit: Some(50),
+            memory_swap: Some(50),
+            ..Resources::default()
+        };
+        let files = |now: i64| -> Vec<String> {
+            let mut list = settings(Version::V1, &wish);
+            widen_first(&mut list, &wish, Some(now));
+            list.into_iter().map(|s| s.file).collect()
+        };
+        assert_eq!(files(40), [SWAP_V1, LIMIT_V1]);
+        assert_eq!(files(60), [LIMIT_V1, SWAP_V1]);
     }
 }
