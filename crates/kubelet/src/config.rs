@@ -12,6 +12,7 @@ use linux::mount::Mounts;
 use machinery::clock::Clock;
 use wire::certs::Identity;
 
+use crate::eviction::thresholds::Policy;
 use crate::logs::rotate;
 
 /// Everything a kubelet needs; handles and [`Settings`].
@@ -59,6 +60,7 @@ pub struct Settings {
     pub cgroup_parent: String,
     pub pod_pids_limit: Option<i64>,
     pub logs: rotate::Limits,
+    pub eviction: Policy,
     /// Manifests of static pods.
     pub static_pods: Option<PathBuf>,
     /// Kept from pods; thousandths for CPU.
@@ -92,6 +94,7 @@ impl Settings {
             cgroup_parent: String::new(),
             pod_pids_limit: None,
             logs: rotate::Limits::default(),
+            eviction: Policy::default(),
             static_pods: None,
             reserved: BTreeMap::new(),
             port: 10250,

@@ -55,7 +55,32 @@ pub async fn collect_images(node: Arc<NodeContext>, workers: Arc<Workers>) {
     }
 }
 
+/// Removes every image nobody uses: the node is short of disk.
+pub async fn free_disk(node: &NodeContext, workers: &Workers) -> Result<()> {
+    let (images, used) = images(node, workers).await?;
+    for image in images.iter().filter(|i| !i.pinned && !used.contains(&i.id)) {
+        tracing::info!(id = image.id, "removing an unused image, the disk is short");
+        node.runtime.remove_image(&image.id).await?;
+    }
+    Ok(())
+}
+
 async fn collect_once(node: &NodeContext, workers: &Workers, records: &mut Records) -> Result<()> {
+    let (images, used) = images(node, workers).await?;
+    let now = node.clock.now();
+    records.observe(&images, &used, now);
+    let Some((used_bytes, capacity)) = disk_use(node).await else {
+        return Ok(());
+    };
+    for id in records.choose(Policy::default(), &images, &used, used_bytes, capacity, now) {
+        tracing::info!(id, "removing an unused image");
+        node.runtime.remove_image(&id).await?;
+    }
+    Ok(())
+}
+
+/// The images, and the ids of those that pods use.
+async fn images(node: &NodeContext, workers: &Workers) -> Result<(Vec<Image>, HashSet<String>)> {
     let listed = node.runtime.images().await?;
     let images: Vec<Image> = listed
         .iter()
@@ -99,29 +124,16 @@ async fn collect_once(node: &NodeContext, workers: &Workers, records: &mut Recor
         })
         .map(|i| i.id.clone())
         .collect();
-    let now = node.clock.now();
-    records.observe(&images, &used, now);
-    let Some((used_bytes, capacity)) = disk_use(node).await? else {
-        return Ok(());
-    };
-    for id in records.choose(Policy::default(), &images, &used, used_bytes, capacity, now) {
-        tracing::info!(id, "removing an unused image");
-        node.runtime.remove_image(&id).await?;
-    }
-    Ok(())
+    Ok((images, used))
 }
 
 /// Of the filesystem that holds the images.
-async fn disk_use(node: &NodeContext) -> Result<Option<(u64, u64)>> {
-    let info = node.runtime.image_usage().await?;
-    let place = info
-        .image_filesystems
-        .first()
-        .and_then(|f| f.fs_id.as_ref())
-        .map(|id| id.mountpoint.clone());
-    let Some(place) = place else { return Ok(None) };
-    Ok(linux::filesystem::usage(Path::new(&place))
-        .inspect_err(|error| tracing::debug!(%error, place, "cannot read the images' filesystem"))
+async fn disk_use(node: &NodeContext) -> Option<(u64, u64)> {
+    let place = node.images_place().await?;
+    linux::filesystem::usage(&place)
+        .inspect_err(
+            |error| tracing::debug!(%error, place = %place.display(), "cannot read the images' filesystem"),
+        )
         .ok()
-        .map(|usage| (usage.total - usage.available, usage.total)))
+        .map(|usage| (usage.total - usage.available, usage.total))
 }

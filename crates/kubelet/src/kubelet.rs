@@ -20,6 +20,7 @@ use crate::config::{Config, ServerConfig};
 use crate::dns;
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::eviction::{self, Pressures};
 use crate::housekeeping;
 use crate::images::manager::ImageManager;
 use crate::node::context::{NodeContext, NodeState};
@@ -98,6 +99,8 @@ impl Kubelet {
             images: ImageManager::new(runtime.clone(), events.clone(), clock.clone()),
             status: StatusManager::new(client.clone(), clock.clone(), tasks.clone(), mirrors.clone()),
             mirrors,
+            pressures: Pressures::default(),
+            images_at: tokio::sync::OnceCell::new(),
             tokens: Tokens::new(client.clone(), clock.clone()),
             config_maps: ObjectCache::new(informers.clone(), on_change.clone()),
             secrets: ObjectCache::new(informers.clone(), on_change),
@@ -161,6 +164,11 @@ impl Kubelet {
         let reporter = Reporter::new(node.clone(), workers.clone(), node_changed.clone());
         self.spawn(reporter.run(nodes));
         self.spawn(lease::renew(node.clone()));
+        self.spawn(eviction::keep(
+            node.clone(),
+            workers.clone(),
+            node_changed.clone(),
+        ));
         let mirrored = node.clone();
         self.spawn(async move { mirrored.mirrors.keep(&mirrored).await });
         self.spawn(housekeeping::rotate_logs(node.clone(), workers.clone()));

@@ -19,6 +19,7 @@ pub mod downward;
 pub mod env;
 pub mod error;
 pub mod events;
+pub mod eviction;
 pub mod hostname;
 pub mod housekeeping;
 pub mod images;

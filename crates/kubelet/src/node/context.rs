@@ -20,6 +20,7 @@ use crate::config::Settings;
 use crate::dns;
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::eviction::Pressures;
 use crate::images::manager::ImageManager;
 use crate::objects::ObjectCache;
 use crate::paths::Paths;
@@ -49,6 +50,10 @@ pub struct NodeContext {
     /// What pods have been given of CPU and memory.
     pub allocations: Allocations,
     pub mirrors: Arc<Mirrors>,
+    /// What the node is short of.
+    pub pressures: Pressures,
+    /// Where the runtime keeps images; asked once.
+    pub images_at: tokio::sync::OnceCell<std::path::PathBuf>,
     pub cluster_dns: dns::Cluster,
     pub machine: Machine,
     pub state: RwLock<NodeState>,
@@ -82,6 +87,16 @@ impl NodeContext {
                 source: Box::new(source),
             }),
         }
+    }
+
+    /// The directory that holds the images.
+    pub async fn images_place(&self) -> Option<std::path::PathBuf> {
+        let ask = async {
+            let info = self.runtime.image_usage().await.map_err(|_| ())?;
+            let first = info.image_filesystems.first().and_then(|f| f.fs_id.as_ref());
+            first.map(|id| id.mountpoint.clone().into()).ok_or(())
+        };
+        self.images_at.get_or_try_init(|| ask).await.ok().cloned()
     }
 
     /// The node's addresses, as pods see them.

@@ -17,17 +17,12 @@ use super::context::NodeContext;
 use super::object::{self, Observed};
 use crate::backoff::since;
 use crate::error::{Error, Result};
+use crate::eviction::Pressure;
 use crate::pods::worker::Command;
 use crate::pods::workers::Workers;
 
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(7);
-/// Below this share of free memory, disk or process ids the node is under pressure.
-const MEMORY_AVAILABLE: u64 = 100 << 20;
-/// As k3s has it: upstream's 10 % of a large disk that is shared with other work is much room.
-const DISK_AVAILABLE_PERCENT: u64 = 5;
-const INODES_FREE_PERCENT: u64 = 5;
-const PIDS_FREE_PERCENT: u64 = 10;
 
 pub struct Reporter {
     node: Arc<NodeContext>,
@@ -279,12 +274,12 @@ impl Reporter {
         {
             self.images = Some((now, images));
         }
-        let (disk, inodes) = disk_pressure(&self.node);
+        let pressures = &self.node.pressures;
         Observed {
             errors,
-            memory_pressure: memory_pressure(),
-            disk_pressure: disk || inodes,
-            pid_pressure: pid_pressure(),
+            memory_pressure: pressures.has(Pressure::Memory),
+            disk_pressure: pressures.has(Pressure::Disk),
+            pid_pressure: pressures.has(Pressure::Pids),
             images: self
                 .images
                 .as_ref()
@@ -347,44 +342,4 @@ fn patch(old: &NodeStatus, new: &NodeStatus) -> Option<Value> {
         status.insert(key.clone(), value);
     }
     (!status.is_empty()).then(|| json!({"status": status}))
-}
-
-fn memory_pressure() -> bool {
-    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else {
-        return false;
-    };
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let kib = line
-        .and_then(|l| l.split_whitespace().next())
-        .and_then(|n| n.parse::<u64>().ok());
-    kib.is_some_and(|kib| kib * 1024 < MEMORY_AVAILABLE)
-}
-
-fn disk_pressure(node: &NodeContext) -> (bool, bool) {
-    match linux::filesystem::usage(node.paths.root()) {
-        Ok(usage) => (
-            usage.available * 100 < usage.total * DISK_AVAILABLE_PERCENT,
-            usage.inodes > 0 && usage.inodes_free * 100 < usage.inodes * INODES_FREE_PERCENT,
-        ),
-        Err(error) => {
-            tracing::debug!(%error, "cannot read the disk's use");
-            (false, false)
-        }
-    }
-}
-
-fn pid_pressure() -> bool {
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let running = std::fs::read_to_string("/proc/loadavg").ok().and_then(|t| {
-        t.split_whitespace()
-            .nth(3)?
-            .split_once('/')?
-            .1
-            .parse::<u64>()
-            .ok()
-    });
-    match (number("/proc/sys/kernel/pid_max"), running) {
-        (Some(most), Some(running)) => most.saturating_sub(running) * 100 < most * PIDS_FREE_PERCENT,
-        _ => false,
-    }
 }

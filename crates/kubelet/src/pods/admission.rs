@@ -3,11 +3,13 @@
 //! Follows upstream's `lifecycle/predicate.go` and the scheduler's `AdmissionCheck`, with their reasons and
 //! messages: resources, node affinity, node name, host ports, taints that evict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration};
 
+use crate::eviction::Pressure;
 use crate::pod::{PodExt, is_terminal};
+use crate::qos::{Class, class};
 use crate::quantity::pod_requests;
 
 /// Why not: reason and message of status and event.
@@ -108,6 +110,29 @@ pub fn check_resources<'a>(
         .filter(|p| p.uid() != pod.uid() && !is_terminal(p.phase()))
         .collect();
     fits(pod, place, &others)
+}
+
+/// Whether a pod may come while the node is short of something. Follows upstream's eviction manager.
+pub fn check_pressures(pod: &Pod, pressures: &BTreeSet<Pressure>) -> Result<(), Refusal> {
+    if pressures.is_empty() || crate::eviction::is_critical(pod) {
+        return Ok(());
+    }
+    if pressures.len() == 1 && pressures.contains(&Pressure::Memory) {
+        let taint = Taint {
+            key: "node.kubernetes.io/memory-pressure".to_owned(),
+            effect: "NoSchedule".to_owned(),
+            ..Taint::default()
+        };
+        let tolerations = pod.spec().tolerations.as_deref().unwrap_or_default();
+        if class(pod) != Class::BestEffort || tolerations.iter().any(|t| tolerates(t, &taint)) {
+            return Ok(());
+        }
+    }
+    let names: Vec<&str> = pressures.iter().map(|p| p.condition()).collect();
+    refuse(
+        crate::eviction::REASON,
+        &format!("The node had condition: [{}]. ", names.join(" ")),
+    )
 }
 
 fn refuse(reason: &str, message: &str) -> Result<(), Refusal> {

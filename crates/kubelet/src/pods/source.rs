@@ -174,6 +174,7 @@ fn admit(node: &NodeContext, workers: &Workers, pod: &Pod) -> Result<(), admissi
     if pod.is_deleting() || is_terminal(pod.phase()) || pod.phase() == "Running" {
         return Ok(());
     }
+    admission::check_pressures(pod, &node.pressures.all())?;
     let others = workers.pods();
     let known = node
         .state

@@ -43,6 +43,8 @@ pub struct End {
     pub reason: String,
     pub message: String,
     pub grace: Option<i64>,
+    /// The node needs it, not the pod's own doing: shown as `DisruptionTarget`.
+    pub disruption: bool,
 }
 
 /// Where a pod is on its way.
@@ -89,6 +91,7 @@ pub struct PodWorker {
     pub(super) errors: u32,
     /// The kubelet's own verdict: reason and message.
     failed: Option<(String, String)>,
+    disrupted: bool,
     grace: Option<i64>,
     gone: bool,
     /// Exited containers whose messages are complete.
@@ -117,6 +120,7 @@ impl PodWorker {
             referred: None,
             errors: 0,
             failed: None,
+            disrupted: false,
             grace: None,
             gone: false,
             ended: HashMap::new(),
@@ -196,7 +200,10 @@ impl PodWorker {
             Command::Look => {}
             Command::Pod(pod) => self.pod = pod,
             Command::End(end) => {
-                self.failed.get_or_insert((end.reason, end.message));
+                if self.failed.is_none() {
+                    self.failed = Some((end.reason, end.message));
+                    self.disrupted = end.disruption;
+                }
                 self.grace = match (self.grace, end.grace) {
                     (Some(a), Some(b)) => Some(a.min(b)),
                     (a, b) => a.or(b),
@@ -313,6 +320,7 @@ impl PodWorker {
             reasons: &self.reasons,
             host_ips: self.node.host_ips(),
             failed,
+            disrupted: self.disrupted,
             terminal,
             kubelet_started: self.node.started,
             actuated: &self.node.allocations.actuated(self.pod.uid()),
@@ -380,6 +388,13 @@ impl PodWorker {
     }
 
     async fn clean_up(&mut self) -> Result<Next> {
+        let evicted = |(reason, _): &(String, String)| reason == crate::eviction::REASON;
+        if self.failed.as_ref().is_some_and(evicted) {
+            // What it wrote goes with it: that is what it was evicted for.
+            for found in self.refresh().await?.containers {
+                self.node.runtime.remove_container(&found.id).await?;
+            }
+        }
         let (node, uid) = (self.node.clone(), self.pod.uid().to_owned());
         orphans::blocking(move || {
             volumes::tear_down(&node, &uid)?;

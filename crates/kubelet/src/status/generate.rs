@@ -34,6 +34,8 @@ pub struct Inputs<'a> {
     pub host_ips: &'a [String],
     /// Set when the kubelet itself ends the pod: phase `Failed` with this reason and message.
     pub failed: Option<(&'a str, &'a str)>,
+    /// The kubelet ends the pod for the node's sake.
+    pub disrupted: bool,
     /// Nothing of the pod runs and nothing will.
     pub terminal: bool,
     pub kubelet_started: Timestamp,
@@ -66,7 +68,7 @@ pub fn generate(inputs: &Inputs<'_>) -> ApiStatus {
     let (phase, reason, message) =
         settle_phase(inputs, phase::phase(pod, &all, inputs.terminal, initialized));
 
-    let others: Vec<_> = pod
+    let mut others: Vec<_> = pod
         .status()
         .conditions
         .iter()
@@ -74,6 +76,17 @@ pub fn generate(inputs: &Inputs<'_>) -> ApiStatus {
         .filter(|c| !conditions::OWNED.contains(&c.type_.as_str()))
         .cloned()
         .collect();
+    if let (true, Some((_, text))) = (inputs.disrupted, inputs.failed) {
+        others.retain(|c| c.type_ != conditions::DISRUPTION);
+        others.push(PodCondition {
+            type_: conditions::DISRUPTION.to_owned(),
+            status: "True".to_owned(),
+            reason: Some("TerminationByKubelet".to_owned()),
+            message: Some(text.to_owned()),
+            observed_generation: pod.generation(),
+            ..PodCondition::default()
+        });
+    }
     let cleaned = runtime.containers.is_empty();
     let facts = Facts {
         pod,

@@ -91,6 +91,7 @@ impl Case {
             reasons: &self.reasons,
             host_ips: &["192.0.2.1".to_owned()],
             failed: None,
+            disrupted: false,
             terminal: self.terminal,
             kubelet_started: Timestamp::UNIX_EPOCH,
             actuated: &HashMap::new(),
