@@ -145,7 +145,8 @@ pub fn patch(uid: &str, written: &PodStatus, merged: &PodStatus) -> Option<Value
         let change = match (key.as_str(), value) {
             ("conditions", Value::Array(new)) => keyed(old.get(key), new, "type"),
             ("podIPs" | "hostIPs", Value::Array(items)) => replaced(items),
-            (_, Value::Object(_)) => with_directive(value),
+            // Where nothing is there to replace, a directive would take the whole value with it.
+            (_, Value::Object(_)) if old.contains_key(key) => with_directive(value),
             _ => value.clone(),
         };
         status.insert(key.clone(), change);
@@ -207,6 +208,17 @@ mod tests {
 
     fn status(value: Value) -> PodStatus {
         serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_map_that_was_not_there_comes_without_directive() {
+        let new = status(json!({"allocatedResources": {"cpu": "80m"}}));
+        let change = patch("u", &PodStatus::default(), &new).unwrap();
+        assert_eq!(change["status"], json!({"allocatedResources": {"cpu": "80m"}}));
+        let newer = status(json!({"allocatedResources": {"memory": "1Mi"}}));
+        let change = patch("u", &new, &newer).unwrap();
+        let expected = json!({"allocatedResources": {"$patch": "replace", "memory": "1Mi"}});
+        assert_eq!(change["status"], expected);
     }
 
     #[test]
