@@ -32,6 +32,7 @@ mod rbac;
 mod resource;
 mod scheduling;
 mod storage;
+mod storagemigration;
 
 use std::sync::LazyLock;
 
@@ -62,6 +63,7 @@ const GROUPS: &[&[Entry]] = &[
     resource::ALL,
     scheduling::ALL,
     storage::ALL,
+    storagemigration::ALL,
 ];
 
 static ALL: LazyLock<Vec<Entry>> = LazyLock::new(|| GROUPS.concat());

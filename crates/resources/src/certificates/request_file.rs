@@ -90,3 +90,44 @@ fn algorithm(request: &X509CertificationRequest<'_>) -> Option<&'static dyn Veri
         _ => return None,
     })
 }
+
+/// What is wrong with a list of certificates of authorities.
+pub(super) fn judge_anchors(text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut seen: Vec<(Vec<u8>, Vec<usize>)> = Vec::new();
+    for (index, block) in Pem::iter_from_buffer(text.as_bytes())
+        .map_while(Result::ok)
+        .enumerate()
+    {
+        if block.label != CERTIFICATE {
+            wrong.push(format!("entry {index} has bad block type: {}", block.label));
+            continue;
+        }
+        let Ok(certificate) = block.parse_x509() else {
+            wrong.push(format!("entry {index} does not parse as X.509"));
+            continue;
+        };
+        if !certificate.is_ca() {
+            wrong.push(format!("entry {index} does not have the CA bit set"));
+            continue;
+        }
+        drop(certificate);
+        match seen.iter_mut().find(|(bytes, _)| *bytes == block.contents) {
+            Some((_, places)) => places.push(index),
+            None => seen.push((block.contents, vec![index])),
+        }
+    }
+    if !wrong.is_empty() {
+        return wrong;
+    }
+    if seen.is_empty() {
+        return vec!["at least one trust anchor must be provided".to_owned()];
+    }
+    seen.iter()
+        .filter(|(_, places)| places.len() > 1)
+        .map(|(_, places)| {
+            let places: Vec<String> = places.iter().map(ToString::to_string).collect();
+            format!("duplicate trust anchor (indices [{}])", places.join(" "))
+        })
+        .collect()
+}

@@ -72,15 +72,19 @@ fn spec_errors(spec: &Value, errors: &mut ErrorList) {
     let strategy = text(spec, "strategy");
     if !strategy.is_empty() {
         // Upstream's path names the field twice.
-        let at = at.child("strategy.strategy");
-        if strategy.contains('/') {
-            check::qualified(strategy, &at, errors);
-        } else {
-            check::one_of(strategy, &["OldestEmulationVersion"], &at, errors);
-        }
+        self::strategy(strategy, &at.child("strategy.strategy"), errors);
     }
     if !text(spec, "preferredHolder").is_empty() && strategy.is_empty() {
         let why = "may only be specified if `strategy` is defined";
         errors.push(at.child("preferredHolder").forbidden(why));
+    }
+}
+
+/// How a leader is chosen: one of Kubernetes' ways, or somebody else's.
+pub(super) fn strategy(strategy: &str, at: &At<'_>, errors: &mut ErrorList) {
+    if strategy.contains('/') {
+        check::qualified(strategy, at, errors);
+    } else {
+        check::one_of(strategy, &["OldestEmulationVersion"], at, errors);
     }
 }
