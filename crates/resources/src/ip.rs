@@ -66,6 +66,27 @@ pub fn wrong_strict_network(text: &str) -> Option<String> {
     (canonical != text).then(|| format!("must be in canonical form ({canonical:?})"))
 }
 
+/// A warning about an address that is not written as it should be.
+pub fn warning(text: &str, at: &At<'_>) -> Option<String> {
+    let path = at.path();
+    let parsed = text.parse::<IpAddr>();
+    let preferred = match parsed {
+        Ok(IpAddr::V6(ip)) => ip.to_ipv4_mapped(),
+        Ok(IpAddr::V4(_)) => None,
+        Err(_) => without_zeros(text),
+    };
+    if let Some(preferred) = preferred {
+        let preferred = preferred.to_string();
+        return Some(format!(
+            "{path}: non-standard IP address {text:?} is invalid: use {preferred:?}"
+        ));
+    }
+    let canonical = parsed.ok().filter(IpAddr::is_ipv6)?.to_string();
+    (canonical != text).then(|| {
+        format!("{path}: IPv6 address {text:?} should be in RFC 5952 canonical format ({canonical:?})")
+    })
+}
+
 /// Judges an address that traffic is sent to.
 pub fn endpoint_address(text: &str, at: &At<'_>, errors: &mut ErrorList) {
     let Ok(address) = text.parse::<IpAddr>() else {

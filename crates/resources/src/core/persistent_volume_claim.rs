@@ -6,6 +6,7 @@ use crate::check;
 use crate::diff;
 use crate::fields::{entries, fill_text, list, present, same, text, text_at, texts};
 use crate::pod_spec::validation::is_native;
+use crate::pod_spec::warnings::claim_warnings;
 use crate::pod_spec::{resources, volume_defaults};
 use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
 use crate::table;
@@ -87,6 +88,18 @@ impl Strategy for PersistentVolumeClaim {
 
     fn returns_deleted_object(&self) -> bool {
         true
+    }
+
+    fn warnings_on_create(&self, _context: &Context<'_>, object: &Value) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(spec) = object.get("spec") {
+            claim_warnings(spec, &At::new("spec"), &mut warnings);
+        }
+        warnings
+    }
+
+    fn warnings_on_update(&self, context: &Context<'_>, new: &Value, _old: &Value) -> Vec<String> {
+        self.warnings_on_create(context, new)
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -40,6 +40,14 @@ impl Strategy for PodTemplate {
         true
     }
 
+    fn warnings_on_create(&self, _context: &Context<'_>, object: &Value) -> Vec<String> {
+        pod_spec::template_warnings(object, None, &["template"])
+    }
+
+    fn warnings_on_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> Vec<String> {
+        pod_spec::template_warnings(new, Some(old), &["template"])
+    }
+
     fn columns(&self) -> &'static [Column] {
         &COLUMNS
     }

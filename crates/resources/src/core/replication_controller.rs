@@ -72,6 +72,14 @@ impl Strategy for ReplicationController {
         GarbageCollection::OrphanDependents
     }
 
+    fn warnings_on_create(&self, _context: &Context<'_>, object: &Value) -> Vec<String> {
+        pod_spec::template_warnings(object, None, &["spec", "template"])
+    }
+
+    fn warnings_on_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> Vec<String> {
+        pod_spec::template_warnings(new, Some(old), &["spec", "template"])
+    }
+
     fn columns(&self) -> &'static [Column] {
         &COLUMNS
     }

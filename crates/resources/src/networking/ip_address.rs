@@ -12,11 +12,7 @@ use machinery::{Value, names};
 
 pub(crate) struct IpAddress;
 
-const COLUMNS: [Column; 3] = [
-    Column::NAME,
-    Column::text("ParentRef", "What has the address."),
-    Column::AGE,
-];
+const COLUMNS: [Column; 2] = [Column::NAME, Column::text("ParentRef", "What has the address.")];
 
 impl Strategy for IpAddress {
     fn check_name(&self, name: &str, _prefix: bool) -> Vec<String> {
@@ -58,7 +54,7 @@ impl Strategy for IpAddress {
         &COLUMNS
     }
 
-    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+    fn row(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
         let parent = object
             .get_path(&["spec", "parentRef"])
             .map_or(table::NONE.to_owned(), |parent| {
@@ -68,6 +64,6 @@ impl Strategy for IpAddress {
                 let parts = [resource.as_str(), text(parent, "namespace"), text(parent, "name")];
                 table::join(parts.into_iter().filter(|part| !part.is_empty()), "/")
             });
-        vec![table::name(object), parent.into(), table::age(object, now)]
+        vec![table::name(object), parent.into()]
     }
 }

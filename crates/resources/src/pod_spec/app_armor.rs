@@ -3,7 +3,7 @@
 use crate::fields::{list_mut, present, text, text_at};
 use machinery::{Map, Value, meta};
 
-const PREFIX: &str = "container.apparmor.security.beta.kubernetes.io/";
+pub(super) const PREFIX: &str = "container.apparmor.security.beta.kubernetes.io/";
 const LOCALHOST: &str = "localhost/";
 
 /// Writes what annotations say into the field of each container that says nothing itself.
@@ -31,7 +31,7 @@ pub fn annotations_to_fields(pod: &mut Value) {
     }
 }
 
-fn profile(annotation: &str) -> Option<Value> {
+pub(super) fn profile(annotation: &str) -> Option<Value> {
     let mut profile = Map::new();
     match annotation {
         "unconfined" => {

@@ -9,6 +9,8 @@ pub mod qos;
 pub mod resources;
 pub mod validation;
 pub mod volume_defaults;
+pub mod warnings;
 
 pub use defaults::{pod_spec, pod_template};
 pub use disabled::{TEMPLATE, drop_disabled};
+pub use warnings::template_warnings;

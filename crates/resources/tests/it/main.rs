@@ -91,6 +91,17 @@ fn missing(wanted: &Value, object: &Value, path: &str) -> Vec<String> {
     }
 }
 
+fn context<'a>(kind: &'a Kind, user: &'a UserInfo, api_version: &'a str) -> Context<'a> {
+    Context {
+        user,
+        now: NOW.parse::<Timestamp>().unwrap(),
+        namespace: "default",
+        dry_run: false,
+        api_version,
+        kind: &kind.info,
+    }
+}
+
 /// What becomes of a case's object: defaulted, then prepared, and what is wrong with it.
 pub fn judge(case: &Value, at: &str) -> (Value, Value, Vec<String>) {
     let given = case.get("object").unwrap_or_else(|| panic!("{at}: no object"));
@@ -101,14 +112,8 @@ pub fn judge(case: &Value, at: &str) -> (Value, Value, Vec<String>) {
         uid: "7".to_owned(),
         ..UserInfo::authenticated("jane", &["dev"])
     };
-    let context = Context {
-        user: &user,
-        now: NOW.parse::<Timestamp>().unwrap(),
-        namespace: "default",
-        dry_run: false,
-        api_version: given.get("apiVersion").and_then(Value::as_str).unwrap(),
-        kind: &kind.info,
-    };
+    let api_version = given.get("apiVersion").and_then(Value::as_str);
+    let context = context(&kind, &user, api_version.unwrap());
     let subresource = case.get("subresource").and_then(Value::as_str);
     let errors = match case.get("old") {
         None => {
@@ -140,6 +145,17 @@ fn run(case: &Value, at: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if let Some(wanted) = case.get("defaulted") {
         wrong.extend(missing(wanted, &defaulted, ""));
+    }
+    if let Some(wanted) = case.get("warnings") {
+        let kind = kind_of(&object);
+        let user = UserInfo::authenticated("jane", &["dev"]);
+        let warnings = kind
+            .strategy
+            .warnings_on_create(&context(&kind, &user, "v1"), &object);
+        let warnings = Value::Array(warnings.into_iter().map(Value::from).collect());
+        if warnings != *wanted {
+            wrong.push(format!("the warnings are {warnings:?}"));
+        }
     }
     if let Some(wanted) = case.get("created").or_else(|| case.get("changed")) {
         wrong.extend(missing(wanted, &object, ""));

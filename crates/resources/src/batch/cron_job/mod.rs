@@ -87,18 +87,21 @@ impl Strategy for CronJob {
         if let Some(spec) = object.get_path(&["spec", "jobTemplate", "spec"]) {
             warnings.extend(job::spec_warning(spec, "spec.jobTemplate.spec"));
         }
+        warnings.extend(pod_spec::template_warnings(object, None, &TEMPLATE[..4]));
         warnings
     }
 
-    fn warnings_on_update(&self, _context: &Context<'_>, new: &Value, _old: &Value) -> Vec<String> {
+    fn warnings_on_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> Vec<String> {
+        let mut warnings = pod_spec::template_warnings(new, Some(old), &TEMPLATE[..4]);
         if !text_at(new, &["spec", "schedule"]).contains("TZ") {
-            return Vec::new();
+            return warnings;
         }
-        vec![
+        warnings.push(
             "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see \
              https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details"
                 .to_owned(),
-        ]
+        );
+        warnings
     }
 
     fn columns(&self) -> &'static [Column] {

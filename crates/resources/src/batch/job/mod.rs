@@ -84,7 +84,12 @@ impl Strategy for Job {
         if let Some(spec) = object.get("spec") {
             warnings.extend(spec_warning(spec, "spec"));
         }
+        warnings.extend(pod_spec::template_warnings(object, None, &["spec", "template"]));
         warnings
+    }
+
+    fn warnings_on_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> Vec<String> {
+        pod_spec::template_warnings(new, Some(old), &["spec", "template"])
     }
 
     fn subresource(&self, name: &str) -> Option<&'static dyn Subresource> {

@@ -7,8 +7,10 @@ mod subresources;
 mod transitions;
 mod validation;
 
+use crate::At;
 use crate::KindInfo;
 use crate::fields::{fill, flag, list, list_mut, text, text_at};
+use crate::pod_spec::warnings::{Of, warnings as pod_warnings};
 use crate::pod_spec::{self, pod_level, resources};
 use crate::strategy::{Column, Context, Grace, Strategy, Subresource, default_subresource, keep};
 use compact_str::CompactString;
@@ -41,15 +43,17 @@ impl Strategy for Pod {
     }
 
     fn warnings_on_create(&self, _context: &Context<'_>, object: &Value) -> Vec<String> {
+        let mut warnings = Vec::new();
         let wrong = machinery::names::dns1123_label(meta::name(object));
-        if wrong.is_empty() {
-            return Vec::new();
+        if !wrong.is_empty() {
+            warnings.push(format!(
+                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS \
+                 label is recommended: [{}]",
+                wrong.join(" ")
+            ));
         }
-        vec![format!(
-            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label \
-             is recommended: [{}]",
-            wrong.join(" ")
-        )]
+        warnings.extend(pod_warnings(object, Of::Pod, &At::new("")));
+        warnings
     }
 
     fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {

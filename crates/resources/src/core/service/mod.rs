@@ -7,6 +7,7 @@ mod columns;
 pub mod families;
 mod traffic;
 mod validation;
+mod warnings;
 
 use crate::fields::{fill, fill_number, fill_text, list_mut, object_mut, same, text, text_at};
 use crate::strategy::{Column, Context, Strategy, Subresource, default_subresource, keep};
@@ -79,6 +80,14 @@ impl Strategy for Service {
 
     fn returns_deleted_object(&self) -> bool {
         true
+    }
+
+    fn warnings_on_create(&self, _context: &Context<'_>, object: &Value) -> Vec<String> {
+        warnings::warnings(object)
+    }
+
+    fn warnings_on_update(&self, _context: &Context<'_>, new: &Value, _old: &Value) -> Vec<String> {
+        warnings::warnings(new)
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -43,7 +43,10 @@ impl Strategy for Ingress {
     }
 
     fn warnings_on_create(&self, _context: &Context<'_>, object: &Value) -> Vec<String> {
-        if meta::annotation(object, CLASS).is_none() {
+        let named = object
+            .get_path(&["spec", "ingressClassName"])
+            .is_some_and(|name| !name.is_null());
+        if named || meta::annotation(object, CLASS).is_none() {
             return Vec::new();
         }
         vec![format!(
