@@ -13,21 +13,21 @@ const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Builds the text format. Writing to a `String` cannot fail.
 #[derive(Default)]
-struct Text(String);
+pub(super) struct Text(String);
 
 impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
         self.line(format_args!("# HELP {name} {help}"));
         self.line(format_args!("# TYPE {name} {kind}"));
     }
 
-    fn line(&mut self, arguments: std::fmt::Arguments<'_>) {
+    pub(super) fn line(&mut self, arguments: std::fmt::Arguments<'_>) {
         if writeln!(self.0, "{arguments}").is_err() {
             unreachable!("writing to a string");
         }
     }
 
-    fn answer(self) -> Response<Body> {
+    pub(super) fn answer(self) -> Response<Body> {
         with_type(StatusCode::OK, TYPE, self.0.into())
     }
 }

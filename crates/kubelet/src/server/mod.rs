@@ -5,12 +5,13 @@
 //! | `/healthz`, `/pods`, `/configz` | the kubelet itself |
 //! | `/containerLogs/{namespace}/{pod}/{container}` | logs, followed or not |
 //! | `/exec`, `/attach`, `/portForward`, `/run` | into containers |
-//! | `/stats/summary`, `/metrics`, `/metrics/resource` | figures |
+//! | `/stats/summary`, `/metrics`, `/metrics/cadvisor`, `/metrics/resource` | figures |
 //!
 //! **Invariant:** every request shows a client certificate signed by the cluster's authority, and its user is the
 //! API server's or in `system:masters`; everybody else is refused before anything is looked at.
 
 pub mod auth;
+mod cadvisor;
 pub mod logs;
 pub mod metrics;
 pub mod query;
@@ -82,6 +83,7 @@ impl Server {
             ["pods"] if get => self.pods(),
             ["configz"] if get => self.configz(),
             ["metrics"] if get => metrics::kubelet(&self),
+            ["metrics", "cadvisor"] if get => cadvisor::answer(&self).await,
             ["metrics", "resource"] if get => metrics::resource(&self).await,
             ["stats", "summary"] if get => stats::summary(&self).await,
             ["containerLogs", namespace, pod, container] if get => {

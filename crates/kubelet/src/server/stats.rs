@@ -61,6 +61,17 @@ pub struct PodUsage {
     processes: Option<u64>,
 }
 
+impl PodUsage {
+    /// When, through which interface, and the bytes received and sent.
+    pub fn traffic(&self) -> Option<(i64, &str, [u64; 2])> {
+        let network = self.network.as_ref()?;
+        let interface = network.default_interface.as_ref()?;
+        let value = |v: &Option<v1::UInt64Value>| v.as_ref().map_or(0, |v| v.value);
+        let bytes = [value(&interface.rx_bytes), value(&interface.tx_bytes)];
+        Some((network.timestamp, &interface.name, bytes))
+    }
+}
+
 pub(super) async fn pods(server: &Server) -> Result<Vec<PodUsage>, crate::error::Error> {
     let stats = server.node.runtime.sandbox_stats().await?;
     Ok(stats.into_iter().filter_map(pod_usage).collect())
