@@ -121,6 +121,10 @@ const SHARED: &[&str] = &[
     "mod",
     "tests",
     "testing",
+    // What the kinds of a group, or the parts of one kind, share.
+    "status",
+    "structural",
+    "validation",
     // Volumes.
     "atomic",
     "manager",
