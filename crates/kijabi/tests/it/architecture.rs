@@ -133,6 +133,7 @@ const SHARED: &[&str] = &[
     "subpath",
     "tokens",
     // Admission of certificates.
+    "request_file",
     "signers",
 ];
 
