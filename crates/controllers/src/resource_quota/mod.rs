@@ -1,7 +1,7 @@
 //! The resource quota controller: counts what is used of each ResourceQuota and writes it into its status.
 //!
-//! What an object uses is said by `resources::quota`, which admission asks too. Admission raises the counts as objects
-//! come; what goes is found here. Only resources that some quota speaks of are watched.
+//! What an object uses is said by `resources::quota`, which admission asks too. Admission raises the counts before objects
+//! come; what goes, and whatever else is not as it says, is found here. Only resources that some quota speaks of are watched.
 
 mod decide;
 mod monitors;
@@ -107,9 +107,8 @@ fn kind<K: client::informer::Object + serde::Serialize>(
             return;
         }
         let changed = match event {
-            Event::Deleted(_) => true,
-            // Admission has counted it.
-            Event::Added(_) => false,
+            // What comes admission has counted, if it is on; then counting again changes nothing.
+            Event::Added(_) | Event::Deleted(_) => true,
             Event::Updated { old, new } => match (to_value(&**old), to_value(&**new)) {
                 (Ok(old), Ok(new)) => decide::changes(group, resource, &old, &new, clock.now()),
                 _ => false,

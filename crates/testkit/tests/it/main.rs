@@ -4,6 +4,7 @@ mod collection;
 mod nodes;
 mod scheduling;
 mod services;
+mod simulation;
 mod workloads;
 
 use k8s_openapi::api::core::v1::Pod;
