@@ -47,8 +47,10 @@ mod service_pods;
 mod stateful_set;
 mod taint_eviction;
 mod template_hash;
+mod token_cleaner;
 mod ttl;
 mod ttl_after_finished;
+mod volume_attributes_class_protection;
 
 pub use context::{ClientFor, Context, Options};
 pub use registry::{ALL, Controller, run};

@@ -206,6 +206,12 @@ pub static ALL: &[Controller] = &[
         start: taint_eviction::start,
     },
     Controller {
+        name: "token-cleaner-controller",
+        identity: "token-cleaner",
+        component: "token-cleaner",
+        start: token_cleaner::start,
+    },
+    Controller {
         name: "ttl-after-finished-controller",
         identity: "ttl-after-finished-controller",
         component: "ttl-after-finished-controller",
@@ -216,6 +222,12 @@ pub static ALL: &[Controller] = &[
         identity: "ttl-controller",
         component: "ttl-controller",
         start: ttl::start,
+    },
+    Controller {
+        name: "volumeattributesclass-protection-controller",
+        identity: "volumeattributesclass-protection-controller",
+        component: "volumeattributesclass-protection-controller",
+        start: volume_attributes_class_protection::start,
     },
 ];
 
