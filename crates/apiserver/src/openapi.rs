@@ -172,6 +172,11 @@ pub(crate) fn v3(exchange: &Exchange, name: &str) -> Result<Response<Body>, ApiE
         response.headers_mut().insert(LOCATION, place);
         return Ok(response);
     }
+    if !takes_json(exchange) {
+        return Err(ApiError::not_acceptable(
+            "only the following media types are accepted: application/json",
+        ));
+    }
     let documents = &exchange.core.documents;
     let document = documents.get(name, || machinery::codec::json::to_vec(&schema::v3(group, found)))?;
     let mut response = answer(exchange, &document, "application/json")?;
@@ -187,6 +192,17 @@ pub(crate) fn v3(exchange: &Exchange, name: &str) -> Result<Response<Body>, ApiE
         );
     }
     Ok(response)
+}
+
+/// Whether the client takes JSON, which is the one form version 3 is served in.
+fn takes_json(exchange: &Exchange) -> bool {
+    let accept = exchange.headers().get(ACCEPT).and_then(|v| v.to_str().ok());
+    accept.is_none_or(|accept| {
+        accept.split(',').any(|clause| {
+            let kind = clause.split(';').next().unwrap_or_default().trim();
+            matches!(kind, "" | "*/*" | "application/*" | "application/json")
+        })
+    })
 }
 
 fn answer(

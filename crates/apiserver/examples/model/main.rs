@@ -4,7 +4,8 @@
 //! cargo run --release -p apiserver --example model -- --operations 1000000 --store embedded --seed 7
 //! ```
 //!
-//! The seed is printed, and the same seed asks the same. `--store` is `memory` or `embedded`.
+//! The seed is printed, and the same seed asks the same. `--store` is `memory`, `embedded`, or the URL of an
+//! etcd that holds nothing yet.
 
 mod drive;
 mod watcher;
@@ -36,7 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let options = store::embedded::Options::default();
                 Arc::new(store::Embedded::open(directory.path(), options).await?)
             }
-            _ => return Err("--store is memory or embedded".into()),
+            endpoint if endpoint.starts_with("http://") => Arc::new(store::Etcd::connect(&[kind.clone()])?),
+            _ => return Err("--store is memory, embedded or the URL of an etcd".into()),
         };
         let done = drive::run(store, seed, operations).await;
         println!("{done}");

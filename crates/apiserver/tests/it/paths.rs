@@ -96,6 +96,9 @@ async fn health_version_and_documents() {
             .expect("text")
             .ends_with(" GMT")
     );
+    let protobuf = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+    let refused = api.get_as("/openapi/v3/apis/apps/v1", protobuf).await;
+    assert_eq!(refused.status.as_u16(), 406);
     let moved = api.get("/openapi/v3/apis/apps/v1?hash=old").await;
     assert_eq!(
         (
