@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod authentication;
 pub mod authorization;
+pub mod fairness;
 mod pod_references;
 
 use async_trait::async_trait;

@@ -46,6 +46,8 @@ pub(crate) async fn run(core: &Core, advertise: Option<&Advertise>) -> Result<()
     // Independent of each other: they share the store's commits.
     let policy = access::authorization::bootstrap::objects();
     futures::future::try_join_all(policy.iter().map(|object| maker.policy(object))).await?;
+    let flows = access::fairness::bootstrap::objects();
+    futures::future::try_join_all(flows.iter().map(|object| maker.flow(object))).await?;
     if let Some(advertise) = advertise {
         maker.kubernetes_service(advertise).await?;
     }
@@ -106,6 +108,27 @@ impl<'a> Maker<'a> {
             _ => "rolebindings",
         };
         let group = "rbac.authorization.k8s.io";
+        self.keep(group, resource, wanted, bootstrap::reconcile).await
+    }
+
+    /// Makes a flow schema or priority level of every cluster, or brings the stored one up to date.
+    async fn flow(&self, wanted: &Value) -> Result<(), ApiError> {
+        use access::fairness::{GROUP, bootstrap};
+        let resource = match wanted.get("kind").and_then(Value::as_str) {
+            Some("FlowSchema") => "flowschemas",
+            _ => "prioritylevelconfigurations",
+        };
+        self.keep(GROUP, resource, wanted, bootstrap::reconcile).await
+    }
+
+    /// Makes an object, or what `reconcile` says of the stored one.
+    async fn keep(
+        &self,
+        group: &str,
+        resource: &str,
+        wanted: &Value,
+        reconcile: impl Fn(&Value, &Value) -> Option<Value>,
+    ) -> Result<(), ApiError> {
         let (namespace, name) = (machinery::meta::namespace(wanted), machinery::meta::name(wanted));
         let Some(served) = self.core.routes.resource(group, resource) else {
             return Ok(());
@@ -121,7 +144,7 @@ impl<'a> Maker<'a> {
         let text = |object: &Value| String::from_utf8_lossy(&codec::json::to_vec(object)).into_owned();
         match stored {
             None => self.make(group, resource, namespace, &text(wanted)).await,
-            Some(stored) => match bootstrap::reconcile(&stored, wanted) {
+            Some(stored) => match reconcile(&stored, wanted) {
                 Some(merged) => self.put(group, resource, namespace, &text(&merged)).await,
                 None => Ok(()),
             },

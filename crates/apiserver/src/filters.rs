@@ -3,12 +3,13 @@
 
 use crate::handlers::{self, Exchange, attributes};
 use crate::impersonate;
-use crate::request::{Output, Query, RequestInfo, negotiate, query};
+use crate::request::{Output, Query, RequestInfo, Verb, negotiate, query};
 use crate::respond;
 use crate::server::Core;
 use access::admission::Notes;
 use access::authentication::{Authenticator as _, Credentials, Outcome};
 use access::authorization::{Attributes, Decision};
+use access::fairness::{Class, Refused, Seat};
 use client::InProcessIdentity;
 use futures::FutureExt as _;
 use http::header::CONTENT_TYPE;
@@ -17,7 +18,7 @@ use machinery::gvk::GroupResource;
 use machinery::status::ApiError;
 use machinery::user::UserInfo;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use wire::body::Body;
 use wire::server::Connection;
@@ -48,6 +49,7 @@ async fn audited(core: Arc<Core>, request: Request<Body>) -> Response<Body> {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let notes = Arc::new(Notes::default());
     let error_output = error_output(&request, &query);
+    let class = OnceLock::new();
     let path = query::decode_path(request.uri().path());
     let mut response = match RequestInfo::parse(request.method(), &path, &query) {
         Ok(info) => {
@@ -56,12 +58,15 @@ async fn audited(core: Arc<Core>, request: Request<Body>) -> Response<Body> {
                 .get(CONTENT_TYPE)
                 .is_some_and(|v| v.as_bytes().starts_with(b"application/apply-patch+"));
             let running = core.metrics.begin(&info, &query, request.method(), apply);
-            let answered = known(core, request, info, query, &notes).await;
+            let answered = known(core, request, info, query, &notes, &class).await;
             running.end(answered.unwrap_or_else(|error| respond::error(&error, &error_output)))
         }
         Err(error) => respond::error(&ApiError::bad_request(error.to_string()), &error_output),
     };
     respond::add_warnings(&mut response, notes.take_warnings());
+    if let Some(class) = class.into_inner() {
+        say_class(&mut response, &class);
+    }
     response.headers_mut().insert(respond::AUDIT_ID, audit_id);
     response
 }
@@ -72,11 +77,18 @@ async fn known(
     info: RequestInfo,
     query: Query,
     notes: &Arc<Notes>,
+    class: &OnceLock<Class>,
 ) -> Result<Response<Body>, ApiError> {
     let caller = authenticate(&core, &request).await?;
     let user = impersonate::subject(&core, request.headers(), caller).await?;
-    authorize(&core, &attributes(&info, &user, &query)).await?;
     let long = info.is_long_running();
+    // A watch holds its seat until it has begun; what only streams holds none.
+    let _seat = if long && info.verb != Verb::Watch {
+        None
+    } else {
+        wait_for_turn(&core, &attributes(&info, &user, &query), class).await?
+    };
+    authorize(&core, &attributes(&info, &user, &query)).await?;
     let exchange = Exchange {
         core,
         info,
@@ -104,6 +116,41 @@ async fn known(
                 0,
             ))
         })
+}
+
+/// A seat of the request's priority level, if it needs one.
+async fn wait_for_turn(
+    core: &Core,
+    attributes: &Attributes<'_>,
+    class: &OnceLock<Class>,
+) -> Result<Option<Seat>, ApiError> {
+    let Some(fairness) = &core.fairness else {
+        return Ok(None);
+    };
+    let (known, outcome) = match fairness.enter(attributes).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(entry)) => (entry.class, Ok(entry.seat)),
+        Err(Refused::Error(error)) => return Err(error),
+        Err(Refused::Rejected(class, why)) => {
+            tracing::debug!(user = attributes.user.name, ?why, "turned away");
+            let error = ApiError::too_many_requests("Too many requests, please try again later.", 1);
+            (class, Err(error))
+        }
+    };
+    class.get_or_init(|| known);
+    outcome
+}
+
+/// Tells the client what its request was taken for.
+fn say_class(response: &mut Response<Body>, class: &Class) {
+    for (name, uid) in [
+        ("x-kubernetes-pf-flowschema-uid", &class.schema_uid),
+        ("x-kubernetes-pf-prioritylevel-uid", &class.level_uid),
+    ] {
+        if let Ok(uid) = HeaderValue::from_str(uid) {
+            response.headers_mut().insert(name, uid);
+        }
+    }
 }
 
 /// Whoever says nothing of himself is anonymous; credentials that nobody recognizes are an error, as upstream has it.

@@ -12,6 +12,7 @@ use access::admission::Chain;
 use access::authentication::service_account::{Issuer, ServiceAccounts};
 use access::authentication::{Authenticator, Union};
 use access::authorization::Authorizer;
+use access::fairness::Fairness;
 use client::{ApiService, InProcessIdentity};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -39,6 +40,8 @@ const COMPACT_EVERY: Duration = Duration::from_secs(300);
 pub struct Config {
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
+    /// Which requests may run at once; all, without.
+    pub fairness: Option<Fairness>,
     /// Asked in order.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
     pub authorizer: Arc<dyn Authorizer>,
@@ -71,6 +74,7 @@ impl Config {
         Self {
             store,
             clock,
+            fairness: None,
             authenticators: Vec::new(),
             authorizer: Arc::new(access::authorization::Masters),
             admission: Chain::default(),
@@ -96,6 +100,7 @@ pub enum StartError {
 
 /// What handlers share.
 pub struct Core {
+    pub fairness: Option<Fairness>,
     pub registry: Arc<Registry>,
     pub routes: Arc<Routes>,
     pub authenticator: Union,
@@ -149,7 +154,11 @@ impl Server {
         }
         config.authorizer.bind(Arc::clone(&objects));
         registry.admission.bind(&objects, &config.authorizer);
+        if let Some(fairness) = &config.fairness {
+            fairness.bind(Arc::clone(&objects));
+        }
         let core = Arc::new(Core {
+            fairness: config.fairness,
             registry,
             routes,
             authenticator,

@@ -171,6 +171,7 @@ fn server_config(
             Arc::new(node::Node::default()),
             Arc::new(Rbac::default()),
         ])),
+        fairness: Some(access::fairness::Fairness::default()),
         admission: access::admission::plugins::chain(
             &options.enable_admission_plugins,
             &options.disable_admission_plugins,
