@@ -100,11 +100,54 @@ async fn admit(
     chain.validate(&attributes, Some(&shown)).await
 }
 
+/// A kind of options, its flags, its texts, its lists of texts.
+type OptionsRow = (
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+/// Options of connections that no table has, for no object holds them.
+const OPTIONS: [OptionsRow; 5] = [
+    ("NodeProxyOptions", &[], &["path"], &[]),
+    (
+        "PodAttachOptions",
+        &["stdin", "stdout", "stderr", "tty"],
+        &["container"],
+        &[],
+    ),
+    (
+        "PodExecOptions",
+        &["stdin", "stdout", "stderr", "tty"],
+        &["container"],
+        &["command"],
+    ),
+    ("PodProxyOptions", &[], &["path"], &[]),
+    ("ServiceProxyOptions", &[], &["path"], &[]),
+];
+
 /// The query as an options object of a kind, field by field.
 fn connect_options(exchange: &Exchange, kind: &GroupVersionKind) -> Value {
     let types = api::types();
     let mut options = Value::object();
     crate::object::set_kind(&mut options, &kind.api_version(), &kind.kind);
+    let query = &exchange.query;
+    if let Some((_, flags, texts, lists)) = OPTIONS.iter().find(|(name, ..)| *name == kind.kind) {
+        for flag in flags.iter().copied().filter(|name| query.flag(name)) {
+            options.set_path(&[flag], true);
+        }
+        for text in texts.iter().copied() {
+            if let Some(given) = query.raw(text) {
+                options.set_path(&[text], given);
+            }
+        }
+        for list in lists.iter().copied() {
+            let given: Vec<String> = query.all(list).map(str::to_owned).collect();
+            options.set_path(&[list], given);
+        }
+        return options;
+    }
     let fields = api::kind(kind).and_then(|ty| types.as_struct(ty));
     for field in fields.into_iter().flat_map(|s| s.fields()) {
         let name = field.name.as_str();
