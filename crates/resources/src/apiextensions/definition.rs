@@ -3,6 +3,7 @@
 //! Schemas are not held: they are read again from where the definition itself is kept, when a custom object is first
 //! asked for ([`CustomSchema`]), so that a definition nobody uses costs little.
 
+use super::structural::rules::Rules;
 use super::structural::{self, Schema};
 use crate::fields::{flag, list, list_at, present, text, text_at, texts};
 use crate::strategy::Scale;
@@ -182,6 +183,7 @@ pub struct CustomSchema {
     source: Box<dyn Fn() -> Option<Value> + Send + Sync>,
     schema: OnceLock<Option<Schema>>,
     types: OnceLock<Types>,
+    rules: OnceLock<Option<Rules>>,
 }
 
 impl CustomSchema {
@@ -191,6 +193,7 @@ impl CustomSchema {
             source: Box::new(source),
             schema: OnceLock::new(),
             types: OnceLock::new(),
+            rules: OnceLock::new(),
         }
     }
 
@@ -202,6 +205,13 @@ impl CustomSchema {
 
     pub fn types(&self) -> &Types {
         self.types.get_or_init(|| structural::types(self.schema()))
+    }
+
+    /// Its rules, if there are any.
+    pub fn rules(&self) -> Option<&Rules> {
+        self.rules
+            .get_or_init(|| self.schema().and_then(Rules::of))
+            .as_ref()
     }
 
     /// As it was written.

@@ -59,6 +59,20 @@ impl CustomResource {
         if !wrong_before {
             errors.extend(lists::validate(schema, object));
         }
+        self.validate_rules(object, old, errors)
+    }
+
+    /// The rules in CEL, unless what was found before makes them pointless.
+    fn validate_rules(&self, object: &Value, old: Option<&Value>, mut errors: ErrorList) -> ErrorList {
+        let (Some(schema), Some(rules)) = (self.schema.schema(), self.schema.rules()) else {
+            return errors;
+        };
+        if blocks_rules(&errors) {
+            let why = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+            errors.push(Error::invalid(&Path::root(), Value::Null, why));
+        } else {
+            errors.extend(rules.validate(schema, object, old));
+        }
         errors
     }
 
@@ -222,7 +236,7 @@ impl Subresource for CustomResource {
             }
         }
         self.validate_scale(new, false, &mut errors);
-        errors
+        self.validate_rules(new, Some(old), errors)
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {

@@ -14,6 +14,7 @@
 mod formats;
 pub mod lists;
 pub mod metadata;
+pub mod rules;
 mod types;
 pub mod validate;
 
