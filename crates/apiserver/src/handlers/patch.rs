@@ -161,8 +161,17 @@ fn read_apply(
     options: &WriteOptions,
     notes: &Notes,
 ) -> Result<Value, ApiError> {
-    let decoded = codec::yaml::decode(bytes, types, ty)
-        .map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
+    // What a custom kind's schema does not know is refused by the merge, in its own words.
+    let decoded = match types.is_lenient(ty) {
+        true => codec::yaml::to_json(bytes).and_then(|json| Ok(codec::json::decode_any(&json)?)),
+        false => codec::yaml::decode(bytes, types, ty),
+    };
+    let decoded = decoded.map_err(|e| {
+        ApiError::bad_request(match e {
+            codec::yaml::YamlError::Duplicate { .. } => format!("error strict decoding YAML: {e}"),
+            e => format!("error decoding YAML: {e}"),
+        })
+    })?;
     match options.field_validation {
         FieldValidation::Ignore => {}
         FieldValidation::Warn => decoded.findings.into_iter().for_each(|f| notes.warn(f)),

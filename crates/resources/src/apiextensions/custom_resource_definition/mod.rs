@@ -1,6 +1,7 @@
 //! CustomResourceDefinition.
 
 pub mod conditions;
+mod validation;
 
 use crate::fields::{fill, fill_object, flag, list_at, list_mut, object_mut, same, text, text_at};
 use crate::strategy::{Column, Context, Deletion, Strategy, bump_generation, keep};
@@ -8,6 +9,7 @@ use crate::table;
 use conditions::{Condition, set_condition};
 use jiff::Timestamp;
 use machinery::codec::scalar::format_time;
+use machinery::field::ErrorList;
 use machinery::{Map, Value, meta};
 
 /// Keeps a definition until its objects are gone.
@@ -39,6 +41,10 @@ impl Strategy for CustomResourceDefinition {
             bump_generation(new, old);
         }
         add_stored_version(new);
+    }
+
+    fn validate(&self, _context: &Context<'_>, object: &Value) -> ErrorList {
+        validation::validate(object)
     }
 
     fn allow_unconditional_update(&self) -> bool {
