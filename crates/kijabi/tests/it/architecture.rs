@@ -14,7 +14,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wire", &["machinery"]),
     ("cri", &[]),
     ("client", &["machinery", "api", "wire"]),
-    ("resources", &["machinery", "api"]),
+    ("expressions", &["machinery"]),
+    ("resources", &["machinery", "api", "expressions"]),
     ("access", &["machinery", "api", "client", "wire", "resources"]),
     (
         "apiserver",
