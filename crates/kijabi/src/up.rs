@@ -71,7 +71,7 @@ pub(crate) async fn start(options: &Up, progress: Progress) -> anyhow::Result<Cl
     }
     let node_ip = match options.node_ip {
         Some(address) => address,
-        None => host::address()?,
+        None => host::address(options.cluster_cidr)?,
     };
     let service_ip = host::nth(options.service_cidr, 1)?;
     let dns = match options.cluster_dns {
