@@ -27,8 +27,14 @@ fn text(path: &Path) -> String {
 #[test]
 fn an_application_is_applied_asked_about_changed_and_deleted() {
     let Some((node, kubectls)) = shop() else { return };
-    let kubectl = &kubectls[0];
-    let run = |words: &str| kubectl.run(&node, words);
+    for kubectl in &kubectls {
+        println!("with {}", kubectl.name());
+        an_application(&node, kubectl);
+    }
+}
+
+fn an_application(node: &TestNode, kubectl: &Kubectl) {
+    let run = |words: &str| kubectl.run(node, words);
     let manifest = node.home().join("shop.yaml");
     std::fs::write(&manifest, payload::SHOP).unwrap();
     let file = manifest.display();
@@ -73,7 +79,7 @@ fn an_application_is_applied_asked_about_changed_and_deleted() {
     )
     .unwrap();
     if find_program("diff").is_some() {
-        kubectl.refuse(&node, &format!("diff -f {file}"), "+  greeting: good evening");
+        kubectl.refuse(node, &format!("diff -f {file}"), "+  greeting: good evening");
     }
     let said = run(&format!("apply --server-side --force-conflicts -f {file}"));
     assert_eq!(
@@ -130,7 +136,7 @@ fn an_application_is_applied_asked_about_changed_and_deleted() {
     let editor = node.home().join("editor");
     std::fs::write(&editor, "#!/bin/sh\nsed -i 's/replicas: 3/replicas: 1/' \"$1\"\n").unwrap();
     std::fs::set_permissions(&editor, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let mut edit = kubectl.command(&node, &["-n", "shop", "edit", "deployment", "front"]);
+    let mut edit = kubectl.command(node, &["-n", "shop", "edit", "deployment", "front"]);
     assert!(edit.env("EDITOR", &editor).status().unwrap().success());
     node.wait_ready_pods("shop", "app=front", 1);
     run("-n shop set image deployment front nginx=kijabi.test/front:2");
@@ -155,7 +161,7 @@ fn an_application_is_applied_asked_about_changed_and_deleted() {
         node.fetch(cluster, "/").is_err().then_some(())
     });
     run("delete namespace shop --timeout=60s");
-    kubectl.refuse(&node, "get namespace shop", "NotFound");
+    kubectl.refuse(node, "get namespace shop", "NotFound");
 }
 
 #[test]
