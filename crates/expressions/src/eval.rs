@@ -3,6 +3,7 @@
 //! Errors travel as CEL says: `&&` and `||` forgive an error on one side when the other decides, and so do the
 //! macros made of them.
 
+use crate::compile::{Definition, Memo};
 use crate::functions;
 use crate::lower::{Each, EachKind, Loop, Node, Optional};
 use crate::types::Type;
@@ -59,6 +60,9 @@ type Outcome<'a> = Result<Val<'a>, EvalError>;
 /// One evaluation.
 pub(crate) struct Run<'a, 'b> {
     pub slots: Vec<Val<'a>>,
+    /// All values there are, for definitions.
+    pub given: &'b [Val<'a>],
+    pub memo: &'b mut Memo<'a>,
     pub budget: &'b mut Budget,
 }
 
@@ -186,6 +190,8 @@ impl<'a> Run<'a, '_> {
                 }
                 Ok(Val::Map(Arc::new(out)))
             }
+            Node::Definition(at, definition) => self.definition(*at, definition),
+            Node::Fail(why) => Err(EvalError::Failed(why.clone())),
             Node::Loop(of) => self.round(of),
             Node::Each(of) => self.each(of),
             Node::Bind {
@@ -212,6 +218,33 @@ impl<'a> Run<'a, '_> {
                 })
             }
         }
+    }
+
+    /// Evaluates an expression with a name, unless that was done before.
+    fn definition(&mut self, at: usize, definition: &'a Definition) -> Outcome<'a> {
+        self.budget.spend(1)?;
+        if let Some(Some(known)) = self.memo.0.get(at) {
+            return known.clone();
+        }
+        let name = &definition.name;
+        let outcome = match &definition.program {
+            Ok(program) => program
+                .evaluate_with(self.given, self.memo, self.budget)
+                .map_err(|error| match error {
+                    EvalError::Exhausted => EvalError::Exhausted,
+                    EvalError::Failed(why) => {
+                        EvalError::Failed(format!("composited variable {name:?} fails to evaluate: {why}"))
+                    }
+                }),
+            Err(why) => Err(EvalError::Failed(format!(
+                "composited variable {name:?} fails to compile: {why}"
+            ))),
+        };
+        if self.memo.0.len() <= at {
+            self.memo.0.resize(at + 1, None);
+        }
+        self.memo.0[at] = Some(outcome.clone());
+        outcome
     }
 
     fn select(&mut self, of: Val<'a>, field: &str, test: bool) -> Outcome<'a> {

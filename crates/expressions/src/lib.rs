@@ -12,6 +12,7 @@
 //!
 //! **Invariant:** evaluation spends from a [`Budget`] with every step, so that no expression outlasts it.
 
+pub mod admission;
 mod compile;
 mod eval;
 mod functions;
@@ -19,7 +20,8 @@ mod lower;
 mod types;
 mod value;
 
-pub use compile::{CompileError, Environment, Program};
+pub use compile::{CompileError, Environment, Memo, Program};
 pub use eval::{Budget, EvalError};
+pub use functions::authorizer::{Answer, Question, Questions, Resource, What};
 pub use types::{ObjectType, Type, UNBOUNDED, escape};
 pub use value::{Opaque, Val};

@@ -1,7 +1,9 @@
 //! From a syntax tree to a typed program: names become slots, calls become functions, and every part has a type
 //! and a cost. Findings are told as cel-go tells them.
 
-use crate::compile::Environment;
+mod names;
+
+use crate::compile::{Definition, Environment};
 use crate::functions::{self, Function};
 use crate::types::{Type, UNBOUNDED};
 use crate::value::Val;
@@ -40,6 +42,10 @@ pub(crate) enum Node {
     Map(Vec<(Node, Node, bool)>),
     Loop(Box<Loop>),
     Each(Box<Each>),
+    /// An expression with a name, by its number.
+    Definition(usize, Arc<Definition>),
+    /// What cannot be evaluated, and why.
+    Fail(String),
     /// A value with a name (`cel.bind`, `optMap`).
     Bind {
         value: Box<Node>,
@@ -115,6 +121,7 @@ pub(crate) fn lower(
             .map(|(name, ty)| (name.clone(), ty.clone()))
             .collect(),
         used: vec![false; environment.variables.len()],
+        environment,
         source,
         findings: Vec::new(),
     };
@@ -140,6 +147,7 @@ struct Part {
 struct Lowering<'s> {
     scope: Vec<(CompactString, Type)>,
     used: Vec<bool>,
+    environment: &'s Environment,
     source: &'s SourceInfo,
     findings: Vec<String>,
 }
@@ -201,121 +209,9 @@ impl Lowering<'_> {
                     cost,
                 }
             }
-            // A typed message (`Object{...}`) is a map with a name; the names are checked by whoever takes it.
-            Expr::Struct(message) => {
-                let mut entries = Vec::with_capacity(message.entries.len());
-                let mut cost = 40;
-                for entry in &message.entries {
-                    let EntryExpr::StructField(field) = &entry.expr else {
-                        continue;
-                    };
-                    let value = self.expression(&field.value);
-                    cost = add(cost, value.cost);
-                    let key = Node::Constant(Val::text(field.field.clone()));
-                    entries.push((key, value.node, field.optional));
-                }
-                let size = entries.len() as u64;
-                Part {
-                    node: Node::Map(entries),
-                    ty: Type::Map(Arc::new(Type::string()), Arc::new(Type::Dyn), size),
-                    cost,
-                }
-            }
+            Expr::Struct(message) => self.message(tree.id, message),
             Expr::Comprehension(c) => self.comprehension(tree.id, c),
             Expr::Unspecified => self.wrong(tree.id, "unsupported expression".to_owned()),
-        }
-    }
-
-    fn wrong(&mut self, id: u64, message: String) -> Part {
-        let offset = self.source.offset_for(id).map_or(0, |(start, _)| start as usize);
-        let (mut line_number, mut line_start) = (1, 0);
-        for (at, c) in self
-            .source
-            .source
-            .char_indices()
-            .take_while(|(at, _)| *at < offset)
-        {
-            if c == '\n' {
-                line_number += 1;
-                line_start = at + 1;
-            }
-        }
-        let column = offset.saturating_sub(line_start);
-        let mut text = format!("ERROR: <input>:{line_number}:{}: {message}", column + 1);
-        if let Some(line) = self.source.snippet(line_number - 1) {
-            text.push_str(&format!("\n | {line}\n | {}^", ".".repeat(column)));
-        }
-        self.findings.push(text);
-        Part {
-            node: Node::Constant(Val::Null),
-            ty: Type::Dyn,
-            cost: 1,
-        }
-    }
-
-    fn name(&mut self, id: u64, name: &str) -> Part {
-        let bare = name.trim_start_matches('.');
-        if let Some(slot) = self.scope.iter().rposition(|(known, _)| known == bare) {
-            if let Some(used) = self.used.get_mut(slot) {
-                *used = true;
-            }
-            return Part {
-                node: Node::Slot(slot),
-                ty: self.scope[slot].1.clone(),
-                cost: 1,
-            };
-        }
-        if functions::TYPE_NAMES.contains(&bare) {
-            return Part {
-                node: Node::Constant(Val::Type(bare.into())),
-                ty: Type::Type,
-                cost: 1,
-            };
-        }
-        self.wrong(id, format!("undeclared reference to '{name}' (in container '')"))
-    }
-
-    fn select(&mut self, id: u64, operand: &IdedExpr, field: &str, test: bool) -> Part {
-        // A type of another package is spelt like a selection.
-        if let Some(path) = dotted(operand)
-            && functions::TYPE_NAMES.contains(&format!("{path}.{field}").as_str())
-        {
-            return Part {
-                node: Node::Constant(Val::Type(format!("{path}.{field}").into())),
-                ty: Type::Type,
-                cost: 1,
-            };
-        }
-        let of = self.expression(operand);
-        let inner = match &of.ty {
-            Type::Optional(inner) => Type::clone(inner),
-            ty => ty.clone(),
-        };
-        let (name, ty) = match &inner {
-            Type::Object(object) => match object.field(field) {
-                Some((json, ty)) => (json.clone(), ty.clone()),
-                None => return self.wrong(id, format!("undefined field '{field}'")),
-            },
-            Type::Map(_, value, _) => (field.into(), Type::clone(value)),
-            Type::Dyn => (field.into(), Type::Dyn),
-            other => {
-                let message = format!("type '{other}' does not support field selection");
-                return self.wrong(id, message);
-            }
-        };
-        let ty = match (&of.ty, test) {
-            (_, true) => Type::Bool,
-            (Type::Optional(_), false) => Type::Optional(Arc::new(ty)),
-            _ => ty,
-        };
-        Part {
-            node: Node::Select {
-                of: Box::new(of.node),
-                field: name,
-                test,
-            },
-            ty,
-            cost: add(of.cost, 1),
         }
     }
 

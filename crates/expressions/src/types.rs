@@ -39,6 +39,8 @@ pub struct ObjectType {
     pub name: CompactString,
     /// Sorted by the name expressions use, which is the JSON name with what CEL cannot spell escaped.
     fields: Vec<(CompactString, CompactString, Type)>,
+    /// It may have other fields, of which nothing is known.
+    open: bool,
 }
 
 impl ObjectType {
@@ -55,7 +57,21 @@ impl ObjectType {
         Self {
             name: name.into(),
             fields,
+            open: false,
         }
+    }
+
+    /// An object of any fields.
+    pub fn open(name: impl Into<CompactString>) -> Self {
+        Self {
+            name: name.into(),
+            fields: Vec::new(),
+            open: true,
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
     }
 
     /// The JSON name and type of a field.
@@ -137,6 +153,18 @@ impl Type {
     pub fn join(&self, other: &Self) -> Self {
         match (self, other) {
             (Self::String(a), Self::String(b)) => Self::String(*a.max(b)),
+            // An empty list or map is one of whatever the other is of.
+            (Self::List(item, 0), other @ Self::List(..)) | (other @ Self::List(..), Self::List(item, 0))
+                if item.is_dyn() =>
+            {
+                other.clone()
+            }
+            (Self::Map(_, value, 0), other @ Self::Map(..))
+            | (other @ Self::Map(..), Self::Map(_, value, 0))
+                if value.is_dyn() =>
+            {
+                other.clone()
+            }
             (Self::List(a, n), Self::List(b, m)) => Self::List(Arc::new(a.join(b)), *n.max(m)),
             (Self::Map(k, v, n), Self::Map(l, w, m)) => {
                 Self::Map(Arc::new(k.join(l)), Arc::new(v.join(w)), *n.max(m))

@@ -3,6 +3,8 @@
 //! A function is found by its name, by whether it is called on a value, and by the number of its arguments; the
 //! types then choose among its overloads. One file a library, each with its list.
 
+pub(crate) mod authorizer;
+pub(crate) mod json_patch;
 pub(crate) mod lists;
 pub(crate) mod named_format;
 pub(crate) mod net;
@@ -38,6 +40,8 @@ pub(crate) struct Function {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Effort {
     One,
+    /// So much, whatever the arguments.
+    Fixed(u64),
     /// Reads its first argument once, character by character.
     ReadFirst,
     /// Reads all arguments.
@@ -67,7 +71,9 @@ pub(crate) const TYPE_NAMES: [&str; 16] = [
     "net.CIDR",
 ];
 
-const LISTS: [&[Function]; 11] = [
+const LISTS: [&[Function]; 13] = [
+    authorizer::ALL,
+    json_patch::ALL,
     lists::ALL,
     named_format::ALL,
     net::ALL,
@@ -122,6 +128,7 @@ impl Function {
         let all = sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(*size));
         let work = match self.effort {
             Effort::One => 0,
+            Effort::Fixed(cost) => cost,
             Effort::ReadFirst => traversal(first),
             Effort::ReadAll => traversal(all),
             Effort::Items => first,

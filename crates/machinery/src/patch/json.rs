@@ -71,13 +71,21 @@ impl JsonPatch {
         let mut out = document.clone();
         let mut copied = 0;
         for operation in &self.operations {
-            run(&mut out, operation, &mut copied).map_err(PatchError::Rejected)?;
+            run(&mut out, operation, &mut copied).map_err(|why| {
+                let tested = text(operation, "op") == Some("test") && why.ends_with(TEST_FAILED);
+                if tested {
+                    PatchError::TestFailed(why)
+                } else {
+                    PatchError::Rejected(why)
+                }
+            })?;
         }
         Ok(out)
     }
 }
 
 const MISSING: &str = "missing value";
+const TEST_FAILED: &str = "test failed";
 
 fn run(document: &mut Value, operation: &Map, copied: &mut usize) -> Result<(), String> {
     match text(operation, "op") {
@@ -181,7 +189,7 @@ fn copy(document: &mut Value, operation: &Map, total: &mut usize) -> Result<(), 
 fn test(document: &mut Value, operation: &Map) -> Result<(), String> {
     let path = path(operation).map_err(|e| format!("test operation failed to decode path: {e}"))?;
     let expected = operation.get("value").unwrap_or(&Value::Null);
-    let failed = || Err(format!("testing value {path} failed: test failed"));
+    let failed = || Err(format!("testing value {path} failed: {TEST_FAILED}"));
     if path.is_empty() {
         return if document == expected { Ok(()) } else { failed() };
     }

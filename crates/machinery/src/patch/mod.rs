@@ -29,6 +29,9 @@ pub enum PatchError {
     /// The patch does not fit the document: 422; upstream does not tell the client why.
     #[error("{0}")]
     Rejected(String),
+    /// An operation of the patch looked whether the document is as expected, and it is not: 422 as well.
+    #[error("{0}")]
+    TestFailed(String),
     /// Too many operations: 413.
     #[error("Request entity too large: {0}")]
     TooLarge(String),
@@ -41,7 +44,7 @@ impl From<PatchError> for ApiError {
     fn from(error: PatchError) -> Self {
         match error {
             PatchError::BadRequest(message) => Self::bad_request(message),
-            PatchError::Rejected(_) => {
+            PatchError::Rejected(_) | PatchError::TestFailed(_) => {
                 let message = "the server rejected our request due to an error in our request";
                 Self::new(422, Reason::Invalid, message).with_details(Details::default())
             }
