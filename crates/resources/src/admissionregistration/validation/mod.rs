@@ -1,9 +1,9 @@
 //! What webhooks and policies of admission must be.
 //!
-//! Expressions are judged as far as their text goes: that there is one. Whether it is a program of the expression
-//! language is not looked at here.
+//! Expressions are compiled: what is none, or evaluates to something else than it must, is refused here.
 
 mod conditions;
+mod expressions;
 mod policies;
 mod rules;
 mod webhooks;

@@ -1,10 +1,13 @@
 //! Policies, and the bindings that put them to use.
 
+use super::expressions::{Environments, judge};
 use super::{FAILURE_POLICIES, REINVOCATION_POLICIES, conditions, rules};
 use crate::At;
 use crate::check;
 use crate::conditions::conditions as status_conditions;
 use crate::fields::{list, present, same, text, texts};
+use ::expressions::Environment;
+use ::expressions::admission::{Wanted, compile};
 use machinery::field::ErrorList;
 use machinery::{Value, meta, names};
 
@@ -20,8 +23,10 @@ pub(in crate::admissionregistration) fn validating_policy(
 ) {
     let spec = new.get("spec").unwrap_or(&Value::Null);
     let at = At::new("spec");
-    common(new, old, Operations::All, errors);
-    variables(spec, &at.child("variables"), errors);
+    let mut environments = Environments::new(spec);
+    common(new, old, Operations::All, &environments, errors);
+    variables(spec, &mut environments.all, &at.child("variables"), errors);
+    environments.messages.share_definitions(&environments.all);
     let (validations, annotations) = (list(spec, "validations"), list(spec, "auditAnnotations"));
     if validations.is_empty() && annotations.is_empty() {
         for field in ["validations", "auditAnnotations"] {
@@ -32,9 +37,10 @@ pub(in crate::admissionregistration) fn validating_policy(
     }
     let here = at.child("validations");
     for (index, one) in validations.iter().enumerate() {
-        validation(one, &here.index(index), errors);
+        validation(one, &environments, &here.index(index), errors);
     }
-    audit_annotations(new, annotations, &at.child("auditAnnotations"), errors);
+    let here = at.child("auditAnnotations");
+    audit_annotations(new, annotations, &environments.all, &here, errors);
 }
 
 /// Judges a policy that changes objects.
@@ -45,14 +51,16 @@ pub(in crate::admissionregistration) fn mutating_policy(
 ) {
     let spec = new.get("spec").unwrap_or(&Value::Null);
     let at = At::new("spec");
-    common(new, old, Operations::Mutating, errors);
-    variables(spec, &at.child("variables"), errors);
+    let mut environments = Environments::new(spec);
+    common(new, old, Operations::Mutating, &environments, errors);
+    variables(spec, &mut environments.all, &at.child("variables"), errors);
+    let environment = environments.all.with_patches();
     let here = at.child("mutations");
     if list(spec, "mutations").is_empty() {
         errors.push(here.required("mutations must contain at least one item"));
     }
     for (index, one) in list(spec, "mutations").iter().enumerate() {
-        mutation(one, &here.index(index), errors);
+        mutation(one, &environment, &here.index(index), errors);
     }
     check::required_one_of(
         text(spec, "reinvocationPolicy"),
@@ -69,7 +77,13 @@ enum Operations {
     Mutating,
 }
 
-fn common(new: &Value, old: Option<&Value>, operations: Operations, errors: &mut ErrorList) {
+fn common(
+    new: &Value,
+    old: Option<&Value>,
+    operations: Operations,
+    environments: &Environments,
+    errors: &mut ErrorList,
+) {
     let spec = new.get("spec").unwrap_or(&Value::Null);
     let at = At::new("spec");
     let here = at.child("failurePolicy");
@@ -97,7 +111,8 @@ fn common(new: &Value, old: Option<&Value>, operations: Operations, errors: &mut
         |old: &Value| same(new, old, &["spec", "paramKind"]) && same(new, old, &["spec", "matchConditions"]);
     if !old.is_some_and(kept) {
         let here = at.child("matchConditions");
-        conditions::conditions(list(spec, "matchConditions"), &here, errors);
+        let list = list(spec, "matchConditions");
+        conditions::conditions(list, &environments.conditions, &here, errors);
     }
 }
 
@@ -145,7 +160,7 @@ fn parameter_kind(kind: &Value, at: &At<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn variables(spec: &Value, at: &At<'_>, errors: &mut ErrorList) {
+fn variables(spec: &Value, environment: &mut Environment, at: &At<'_>, errors: &mut ErrorList) {
     for (index, variable) in list(spec, "variables").iter().enumerate() {
         let at = at.index(index);
         let name = text(variable, "name");
@@ -154,9 +169,16 @@ fn variables(spec: &Value, at: &At<'_>, errors: &mut ErrorList) {
         } else if !is_identifier(name) {
             errors.push(at.child("name").invalid(name, "must be a valid CEL identifier"));
         }
-        if text(variable, "expression").trim().is_empty() {
+        let expression = text(variable, "expression");
+        if expression.trim().is_empty() {
             errors.push(at.child("expression").required(NOT_GIVEN));
+            continue;
         }
+        let program = compile(environment, expression, Wanted::Anything);
+        if let Err(why) = &program {
+            errors.push(at.child("expression").invalid(expression, why.as_str()));
+        }
+        environment.define(name, program);
     }
 }
 
@@ -172,10 +194,14 @@ fn is_identifier(name: &str) -> bool {
         && !RESERVED.contains(&name)
 }
 
-fn validation(validation: &Value, at: &At<'_>, errors: &mut ErrorList) {
+fn validation(validation: &Value, environments: &Environments, at: &At<'_>, errors: &mut ErrorList) {
     const REASONS: [&str; 3] = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
-    if text(validation, "expression").trim().is_empty() {
+    let expression = text(validation, "expression");
+    if expression.trim().is_empty() {
         errors.push(at.child("expression").required(NOT_GIVEN));
+    } else {
+        let at = at.child("expression");
+        judge(&environments.all, expression, Wanted::Flag, &at, errors);
     }
     for field in ["messageExpression", "message"] {
         let value = text(validation, field);
@@ -183,6 +209,14 @@ fn validation(validation: &Value, at: &At<'_>, errors: &mut ErrorList) {
             errors.push(at.child(field).invalid(value, "must be non-empty if specified"));
         } else if field == "message" && value.trim().contains(['\n', '\r']) {
             errors.push(at.child(field).invalid(value, "must not contain line breaks"));
+        } else if field == "messageExpression" && !value.is_empty() {
+            judge(
+                &environments.messages,
+                value,
+                Wanted::Text,
+                &at.child(field),
+                errors,
+            );
         }
     }
     if let Some(reason) = present(validation, "reason").and_then(Value::as_str) {
@@ -190,7 +224,13 @@ fn validation(validation: &Value, at: &At<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn audit_annotations(policy: &Value, annotations: &[Value], at: &At<'_>, errors: &mut ErrorList) {
+fn audit_annotations(
+    policy: &Value,
+    annotations: &[Value],
+    environment: &Environment,
+    at: &At<'_>,
+    errors: &mut ErrorList,
+) {
     if annotations.len() > MOST_ANNOTATIONS {
         let why = format!("must not have more than {MOST_ANNOTATIONS} auditAnnotations");
         errors.push(at.invalid(Value::Array(annotations.to_vec()), why));
@@ -214,6 +254,9 @@ fn audit_annotations(policy: &Value, annotations: &[Value], at: &At<'_>, errors:
         } else if value.len() > LONGEST_ANNOTATION {
             let why = format!("must not exceed {LONGEST_ANNOTATION} bytes in length");
             errors.push(at.child("valueExpression").required(why));
+        } else {
+            let at = at.child("valueExpression");
+            judge(environment, value, Wanted::TextOrNull, &at, errors);
         }
         if annotations[..index].iter().any(|other| text(other, "key") == key) {
             errors.push(at.child("key").duplicate(key));
@@ -221,10 +264,10 @@ fn audit_annotations(policy: &Value, annotations: &[Value], at: &At<'_>, errors:
     }
 }
 
-fn mutation(mutation: &Value, at: &At<'_>, errors: &mut ErrorList) {
-    const TYPES: [(&str, &str); 2] = [
-        ("ApplyConfiguration", "applyConfiguration"),
-        ("JSONPatch", "jsonPatch"),
+fn mutation(mutation: &Value, environment: &Environment, at: &At<'_>, errors: &mut ErrorList) {
+    const TYPES: [(&str, &str, Wanted); 2] = [
+        ("ApplyConfiguration", "applyConfiguration", Wanted::Object),
+        ("JSONPatch", "jsonPatch", Wanted::Patch),
     ];
     let kind = text(mutation, "patchType");
     let here = at.child("patchType");
@@ -232,8 +275,8 @@ fn mutation(mutation: &Value, at: &At<'_>, errors: &mut ErrorList) {
         errors.push(here.required(""));
         return;
     }
-    let Some((_, own)) = TYPES.iter().find(|(other, _)| *other == kind) else {
-        errors.push(here.not_supported(kind, &TYPES.map(|(kind, _)| kind)));
+    let Some((_, own, wanted)) = TYPES.iter().find(|(other, ..)| *other == kind) else {
+        errors.push(here.not_supported(kind, &TYPES.map(|(kind, ..)| kind)));
         return;
     };
     match present(mutation, own) {
@@ -242,13 +285,16 @@ fn mutation(mutation: &Value, at: &At<'_>, errors: &mut ErrorList) {
             errors.push(at.child(own).required(why));
         }
         Some(patch) => {
-            if text(patch, "expression").trim().is_empty() {
-                let at = at.child(own);
+            let (expression, at) = (text(patch, "expression"), at.child(own));
+            if expression.trim().is_empty() {
                 errors.push(at.child("expression").required(""));
+            } else {
+                let at = at.child("expression");
+                judge(environment, expression, *wanted, &at, errors);
             }
         }
     }
-    for (_, other) in TYPES.iter().filter(|(other, _)| *other != kind) {
+    for (_, other, _) in TYPES.iter().filter(|(other, ..)| *other != kind) {
         if present(mutation, other).is_some() {
             let why = format!("must not be specified when patchType is {kind}");
             errors.push(at.child(other).invalid(format!("{{{other}}}"), why));

@@ -4,6 +4,7 @@ use super::{FAILURE_POLICIES, MATCH_POLICIES, REINVOCATION_POLICIES, conditions,
 use crate::At;
 use crate::check;
 use crate::fields::{int, list, present, text, texts};
+use ::expressions::admission::Declared;
 use machinery::field::ErrorList;
 use machinery::{Value, names};
 
@@ -116,6 +117,7 @@ fn webhook(hook: &Value, kind: Webhooks, strict: Strictness, at: &At<'_>, errors
     if strict.conditions {
         conditions::conditions(
             list(hook, "matchConditions"),
+            &Declared::WEBHOOK.environment(),
             &at.child("matchConditions"),
             errors,
         );
