@@ -49,6 +49,9 @@ pub trait Objects: Send + Sync + 'static {
         Ok(list)
     }
 
+    /// The resource of a kind, and whether its objects are in namespaces.
+    fn resource_of(&self, group: &str, kind: &str) -> Option<(String, bool)>;
+
     /// Stores a changed object, unless somebody changed it after the resource version it carries (a conflict).
     ///
     /// Neither the kind's strategy nor admission is asked: this is the server writing what it keeps book of.

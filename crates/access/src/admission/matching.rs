@@ -68,7 +68,37 @@ pub(crate) fn is_exempt(attributes: &Attributes<'_>) -> bool {
         )
 }
 
+/// Questions about users are none of a policy's business, and policies do not judge policies.
+pub(crate) fn is_no_policys(attributes: &Attributes<'_>) -> bool {
+    let resource = attributes.target.resource;
+    match attributes.target.group {
+        "admissionregistration.k8s.io" => {
+            is_exempt(attributes) && !resource.ends_with("webhookconfigurations")
+        }
+        "authentication.k8s.io" => matches!(resource, "selfsubjectreviews" | "tokenreviews"),
+        "authorization.k8s.io" => matches!(
+            resource,
+            "localsubjectaccessreviews"
+                | "selfsubjectaccessreviews"
+                | "selfsubjectrulesreviews"
+                | "subjectaccessreviews"
+        ),
+        _ => false,
+    }
+}
+
 impl Rule {
+    fn everything() -> Self {
+        let all = || vec!["*".to_owned()];
+        Self {
+            operations: all(),
+            groups: all(),
+            versions: all(),
+            resources: vec!["*/*".to_owned()],
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn read(rule: &Value) -> Self {
         let list = |field: &str| strings(rule.get(field));
         Self {
@@ -132,6 +162,23 @@ impl Matcher {
             return Ok(Some(hit));
         }
         Ok(None)
+    }
+
+    /// Whether a binding's narrower choice has the request in it; without rules it narrows by selectors alone.
+    pub(crate) async fn narrows(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&Value>,
+        objects: &dyn Objects,
+    ) -> Result<bool, ApiError> {
+        if !self.rules.is_empty() {
+            return Ok(self.hit(attributes, object, objects).await?.is_some());
+        }
+        let everything = Self {
+            rules: vec![Rule::everything()],
+            ..self.clone()
+        };
+        Ok(everything.hit(attributes, object, objects).await?.is_some())
     }
 
     fn rule_hit(&self, rules: &[Rule], attributes: &Attributes<'_>) -> Option<Hit> {

@@ -4,6 +4,7 @@
 
 mod matching;
 pub mod plugins;
+mod policy;
 mod reinvocation;
 mod webhook;
 
@@ -80,6 +81,10 @@ pub trait Versions: Send + Sync {
 
     /// The object as a version shows it.
     fn view(&self, object: &Value, group: &str, version: &str) -> Result<Value, ApiError>;
+
+    /// An object some version showed, with a configuration of that version applied on top, as server-side apply
+    /// would: what it mentions wins.
+    fn merge(&self, object: &Value, config: &Value, group: &str, version: &str) -> Result<Value, ApiError>;
 
     /// An object some version showed, changed by others: checked against its kind, with defaults, as the server
     /// works on it.

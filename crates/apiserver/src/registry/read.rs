@@ -216,6 +216,14 @@ impl Objects for Reader {
             .collect()
     }
 
+    fn resource_of(&self, group: &str, kind: &str) -> Option<(String, bool)> {
+        let table = self.routes.table();
+        let versions = &table.group(group)?.versions;
+        let mut endpoints = versions.iter().flat_map(|version| &version.endpoints);
+        let found = endpoints.find(|endpoint| endpoint.kind.kind == kind && endpoint.resource.is_some())?;
+        Some((found.name.to_string(), found.namespaced))
+    }
+
     async fn replace(&self, group: &str, resource: &str, object: Value) -> Result<Arc<Value>, ApiError> {
         let Some(resource) = self.routes.resource(group, resource) else {
             return Err(ApiError::internal(format!("no resource {resource}")));

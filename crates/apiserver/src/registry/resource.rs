@@ -216,6 +216,11 @@ impl Versions for Resource {
         Ok(object::convert(self, object.clone(), version))
     }
 
+    fn merge(&self, object: &Value, config: &Value, group: &str, version: &str) -> Result<Value, ApiError> {
+        let version = &self.versions[self.version_at(group, version)?];
+        machinery::apply::merge_onto(&self.types, version.ty, object, config).map_err(ApiError::internal)
+    }
+
     fn accept(&self, object: Value, group: &str, version: &str) -> Result<Value, ApiError> {
         let at = self.version_at(group, version)?;
         let version = &self.versions[at];

@@ -11,6 +11,7 @@
 //! **Invariant:** every walk reads types only through [`atom`]; nothing here knows a kind by name.
 
 mod atom;
+mod atomics;
 mod collect;
 mod compare;
 mod conflict;
@@ -32,3 +33,24 @@ pub use conflict::{Conflict, Conflicts};
 pub use managed::{Entry, ManagedFields, Manager, Operation};
 pub use manager::{Applied, ApplyError, FieldManager, ResetFields, SameFields, VersionView, Versions};
 pub use set::{FieldSet, Node, display_path};
+
+/// The object with a configuration on top: what the configuration mentions wins, the rest stays. Nobody owns what it
+/// brought, so that it must not take the place of atomic values, of which it may not mention all there is.
+pub fn merge_onto(
+    types: &crate::schema::Types,
+    id: crate::schema::TypeId,
+    object: &crate::Value,
+    config: &crate::Value,
+) -> Result<crate::Value, String> {
+    let ty = atom::Ty::root(types, id);
+    validate::validate(ty, config)
+        .map_err(|why| format!("failed to convert patch object to typed object: {why}"))?;
+    let atomics = atomics::find(ty, config);
+    if !atomics.is_empty() {
+        return Err(format!(
+            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}",
+            atomics.join(", ")
+        ));
+    }
+    merge::merge(ty, object, config).map_err(|why| format!("failed to merge patch: {why}"))
+}

@@ -28,6 +28,7 @@ mod signers;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 
+use super::policy::{MutatingAdmissionPolicy, ValidatingAdmissionPolicy};
 use super::webhook::{MutatingAdmissionWebhook, ValidatingAdmissionWebhook};
 use super::{Chain, Plugin};
 use machinery::{Value, meta};
@@ -105,8 +106,14 @@ pub static ALL: &[Registration] = &[
     on("PodTopologyLabels", || {
         Arc::new(pod_topology_labels::PodTopologyLabels::default())
     }),
+    on("MutatingAdmissionPolicy", || {
+        Arc::new(MutatingAdmissionPolicy::default())
+    }),
     on("MutatingAdmissionWebhook", || {
         Arc::new(MutatingAdmissionWebhook::default())
+    }),
+    on("ValidatingAdmissionPolicy", || {
+        Arc::new(ValidatingAdmissionPolicy::default())
     }),
     on("ValidatingAdmissionWebhook", || {
         Arc::new(ValidatingAdmissionWebhook::default())
@@ -269,6 +276,10 @@ pub(crate) mod testing {
                 .filter(|(_, object)| is_in(meta::namespace(object)))
                 .map(|(_, object)| Arc::clone(object))
                 .collect())
+        }
+
+        fn resource_of(&self, _: &str, kind: &str) -> Option<(String, bool)> {
+            Some((format!("{}s", kind.to_lowercase()), true))
         }
 
         async fn replace(&self, _: &str, resource: &str, _: Value) -> Result<Arc<Value>, ApiError> {

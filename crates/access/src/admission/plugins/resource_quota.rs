@@ -234,6 +234,10 @@ mod tests {
             Ok(all)
         }
 
+        fn resource_of(&self, _: &str, _: &str) -> Option<(String, bool)> {
+            None
+        }
+
         async fn replace(&self, _: &str, _: &str, object: Value) -> Result<Arc<Value>, ApiError> {
             let mut all = self.0.write();
             let stands = all

@@ -4,6 +4,8 @@ use super::endpoint::Endpoint;
 use crate::Objects;
 use crate::admission::Attributes;
 use crate::admission::matching::{Hit, Matcher, rules, selector};
+use crate::admission::policy::inputs::Conditions;
+use expressions::admission::Declared;
 use machinery::status::ApiError;
 use machinery::{Value, meta};
 use std::sync::Arc;
@@ -23,6 +25,7 @@ pub(super) struct Hook {
     pub dry_run: bool,
     /// It wants to see what others changed after it.
     pub reinvoked: bool,
+    pub conditions: Conditions,
     /// What cannot be read matches nothing that is let through.
     matcher: Result<Matcher, String>,
 }
@@ -84,6 +87,7 @@ fn read_one(configuration: &Value, index: usize, hook: &Value) -> Hook {
         ignores_failure: text("failurePolicy") == "Ignore",
         dry_run: matches!(text("sideEffects"), "None" | "NoneOnDryRun"),
         reinvoked: text("reinvocationPolicy") == "IfNeeded",
+        conditions: Conditions::read(&Declared::WEBHOOK.environment(), hook.get("matchConditions")),
         matcher: matcher(hook),
         name,
     }

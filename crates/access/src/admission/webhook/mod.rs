@@ -9,15 +9,18 @@
 
 mod configuration;
 mod endpoint;
-mod review;
+pub(super) mod review;
 
 use super::matching::{Hit, is_exempt};
+use super::policy::inputs::{Inputs, answered};
 use super::{Attributes, Operation, Plugin, Reinvocation, Target};
 use crate::Objects;
+use crate::authorization::Authorizer;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use configuration::Hook;
 use endpoint::{Call, Https};
+use expressions::Questions;
 use futures::future::join_all;
 use machinery::Value;
 use machinery::patch::json::JsonPatch;
@@ -42,6 +45,7 @@ struct Webhooks {
     mutating: bool,
     call: Box<dyn Call>,
     objects: OnceLock<Arc<dyn Objects>>,
+    authorizer: OnceLock<Arc<dyn Authorizer>>,
     hooks: ArcSwapOption<(u64, Vec<Hook>)>,
 }
 
@@ -52,6 +56,7 @@ impl Webhooks {
             mutating,
             call: Box::<Https>::default(),
             objects: OnceLock::new(),
+            authorizer: OnceLock::new(),
             hooks: ArcSwapOption::empty(),
         }
     }
@@ -142,8 +147,39 @@ impl Webhooks {
         }
     }
 
+    /// Whether the webhook's own conditions want it asked.
+    async fn wants(
+        &self,
+        hook: &Hook,
+        hit: &Hit,
+        attributes: &Attributes<'_>,
+        object: Option<&Value>,
+        questions: &Arc<Questions>,
+    ) -> Result<bool, ApiError> {
+        if hook.conditions.is_empty() {
+            return Ok(true);
+        }
+        let inputs = Inputs::new(attributes, object, hit, questions)?;
+        let authorizer = self.authorizer.get().map(|authorizer| &**authorizer);
+        let holds = answered(questions, attributes, authorizer, || {
+            hook.conditions.hold(&inputs)
+        });
+        match holds.await {
+            Ok(holds) => Ok(holds),
+            Err(why) if hook.ignores_failure => {
+                tracing::warn!(webhook = hook.name, why, "match conditions failed, failing open");
+                Ok(false)
+            }
+            Err(why) => Err(attributes.forbidden(object, why)),
+        }
+    }
+
     fn bind(&self, objects: Arc<dyn Objects>) {
         self.objects.get_or_init(|| objects);
+    }
+
+    fn bind_authorizer(&self, authorizer: Arc<dyn Authorizer>) {
+        self.authorizer.get_or_init(|| authorizer);
     }
 }
 
@@ -179,11 +215,18 @@ impl Plugin for MutatingAdmissionWebhook {
         }
         let alone = Reinvocation::default();
         let reinvocation = attributes.reinvocation.unwrap_or(&alone);
+        let questions = Arc::default();
         let mut turns = reinvocation.begin(self.name(), object.as_deref());
         for (index, hook) in hooks.1.iter().enumerate() {
             let Some(hit) = hook.hit(attributes, object.as_deref(), &**objects).await? else {
                 continue;
             };
+            let wants = self
+                .0
+                .wants(hook, &hit, attributes, object.as_deref(), &questions);
+            if !wants.await? {
+                continue;
+            }
             if !turns.may_ask(&hook.id) {
                 continue;
             }
@@ -219,6 +262,10 @@ impl Plugin for MutatingAdmissionWebhook {
 
     fn bind(&self, objects: Arc<dyn Objects>) {
         self.0.bind(objects);
+    }
+
+    fn bind_authorizer(&self, authorizer: Arc<dyn Authorizer>) {
+        self.0.bind_authorizer(authorizer);
     }
 }
 
@@ -303,9 +350,12 @@ impl Plugin for ValidatingAdmissionWebhook {
             return Ok(());
         };
         let hooks = self.0.hooks(&**objects).await?;
+        let questions = Arc::default();
         let mut concerned = Vec::new();
         for hook in &hooks.1 {
-            if let Some(hit) = hook.hit(attributes, object, &**objects).await? {
+            if let Some(hit) = hook.hit(attributes, object, &**objects).await?
+                && self.0.wants(hook, &hit, attributes, object, &questions).await?
+            {
                 concerned.push((hook, hit));
             }
         }
@@ -326,6 +376,10 @@ impl Plugin for ValidatingAdmissionWebhook {
 
     fn bind(&self, objects: Arc<dyn Objects>) {
         self.0.bind(objects);
+    }
+
+    fn bind_authorizer(&self, authorizer: Arc<dyn Authorizer>) {
+        self.0.bind_authorizer(authorizer);
     }
 }
 

@@ -45,50 +45,57 @@ pub(super) fn request(
         .find(|version| VERSIONS.contains(&version.as_str()))
         .ok_or("webhook does not accept known AdmissionReview versions (v1, v1beta1)")?;
     let uid = uuid::Uuid::new_v4().to_string();
-    let target = &attributes.target;
     let view = |object: Option<&Value>| match object {
         Some(object) => attributes.view(object, hit).map_err(|error| error.message),
         None => Ok(Value::Null),
     };
+    let mut request = fields(hit, attributes);
+    request.insert("object", view(object)?);
+    request.insert("oldObject", view(attributes.old)?);
+    request.insert("uid", uid.as_str());
+    let review: Map = [
+        ("apiVersion", Value::from(format!("{GROUP}/{version}"))),
+        ("kind", "AdmissionReview".into()),
+        ("request", Value::Object(request)),
+    ]
+    .into_iter()
+    .collect();
+    Ok(Review {
+        uid,
+        version: version.clone(),
+        body: codec::json::to_vec(&Value::Object(review)),
+    })
+}
+
+/// A request without its objects.
+pub(in crate::admission) fn fields(hit: &Hit, attributes: &Attributes<'_>) -> Map {
+    let target = &attributes.target;
     let triple = |names: [&str; 3], values: [&str; 3]| -> Value {
         let pairs = names.into_iter().zip(values);
         Value::Object(pairs.map(|(name, value)| (name, Value::from(value))).collect())
     };
+    let of_kind = ["group", "kind", "version"];
+    let of_resource = ["group", "resource", "version"];
     let mut request: Map = [
         ("dryRun", Value::from(attributes.dry_run)),
         (
             "kind",
-            triple(
-                ["group", "kind", "version"],
-                [&hit.kind_group, &hit.kind, &hit.kind_version],
-            ),
+            triple(of_kind, [&hit.kind_group, &hit.kind, &hit.kind_version]),
         ),
-        ("object", view(object)?),
-        ("oldObject", view(attributes.old)?),
         ("operation", attributes.operation.as_str().into()),
         ("options", attributes.options.clone()),
         (
             "requestKind",
-            triple(
-                ["group", "kind", "version"],
-                [target.kind_group, target.kind, target.kind_version],
-            ),
+            triple(of_kind, [target.kind_group, target.kind, target.kind_version]),
         ),
         (
             "requestResource",
-            triple(
-                ["group", "resource", "version"],
-                [target.group, target.resource, target.version],
-            ),
+            triple(of_resource, [target.group, target.resource, target.version]),
         ),
         (
             "resource",
-            triple(
-                ["group", "resource", "version"],
-                [&hit.group, &hit.resource, &hit.version],
-            ),
+            triple(of_resource, [&hit.group, &hit.resource, &hit.version]),
         ),
-        ("uid", uid.as_str().into()),
         ("userInfo", user(attributes.user)),
     ]
     .into_iter()
@@ -103,18 +110,7 @@ pub(super) fn request(
             request.insert(field, text);
         }
     }
-    let review: Map = [
-        ("apiVersion", Value::from(format!("{GROUP}/{version}"))),
-        ("kind", "AdmissionReview".into()),
-        ("request", Value::Object(request)),
-    ]
-    .into_iter()
-    .collect();
-    Ok(Review {
-        uid,
-        version: version.clone(),
-        body: codec::json::to_vec(&Value::Object(review)),
-    })
+    request
 }
 
 fn user(user: &UserInfo) -> Value {

@@ -343,6 +343,10 @@ mod tests {
             Ok(Vec::new())
         }
 
+        fn resource_of(&self, _: &str, _: &str) -> Option<(String, bool)> {
+            None
+        }
+
         async fn replace(&self, _: &str, _: &str, object: Value) -> Result<Arc<Value>, ApiError> {
             Ok(Arc::new(object))
         }
