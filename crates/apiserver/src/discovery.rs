@@ -219,7 +219,7 @@ fn aggregated(
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        respond::bytes(StatusCode::OK, &output, bytes.into())
+        respond::document(StatusCode::OK, &output, bytes.into())
     };
     let content_type = format!("application/json;g={AGGREGATED};v={version};as=APIGroupDiscoveryList");
     response.headers_mut().insert(

@@ -1,6 +1,7 @@
 //! What every request passes before it is handled, in upstream's order: panics are caught, time is limited, the
 //! caller is known (and perhaps acts as somebody else), the caller may.
 
+use crate::features::Features;
 use crate::handlers::{self, Exchange, attributes};
 use crate::impersonate;
 use crate::request::{Output, Query, RequestInfo, Verb, negotiate, query};
@@ -48,7 +49,7 @@ async fn audited(core: Arc<Core>, request: Request<Body>) -> Response<Body> {
     };
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let notes = Arc::new(Notes::default());
-    let error_output = error_output(&request, &query);
+    let error_output = error_output(&request, &query, core.features);
     let class = OnceLock::new();
     let path = query::decode_path(request.uri().path());
     let mut response = match RequestInfo::parse(request.method(), &path, &query) {
@@ -244,11 +245,12 @@ fn is_under(path: &str, root: &str) -> bool {
 }
 
 /// Errors are said in the form the client takes, if it takes any we have.
-fn error_output(request: &Request<Body>, query: &Query) -> Output {
+fn error_output(request: &Request<Body>, query: &Query, features: Features) -> Output {
     let offer = negotiate::Offer {
         shapes: false,
         stream: false,
         protobuf: true,
+        cbor: features.cbor,
     };
     negotiate::output(request.headers(), query, offer).unwrap_or(Output::JSON)
 }

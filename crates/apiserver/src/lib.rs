@@ -15,6 +15,7 @@ pub mod cache;
 pub mod connect;
 mod custom;
 mod discovery;
+mod features;
 mod filters;
 mod handlers;
 mod health;
@@ -29,5 +30,6 @@ mod respond;
 pub mod routes;
 pub mod server;
 
+pub use features::{FeatureError, Features};
 pub use registry::Hooks;
 pub use server::{Advertise, Config, InProcess, Server, StartError};

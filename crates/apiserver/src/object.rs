@@ -83,9 +83,12 @@ pub fn decode_stored(resource: &Resource, bytes: &[u8], revision: u64) -> Result
     } else if !resource.built_in {
         // All versions of a custom kind are the same text under another name; each reads it by its own schema.
         let ty = resource.storage_version().ty;
-        let mut object = codec::json::decode(bytes, &resource.types, ty)
-            .map_err(|e| failed(e.to_string()))?
-            .value;
+        let decoded = if bytes.starts_with(codec::cbor::MAGIC) {
+            codec::cbor::decode(bytes, &resource.types, ty).map_err(|e| failed(e.to_string()))?
+        } else {
+            codec::json::decode(bytes, &resource.types, ty).map_err(|e| failed(e.to_string()))?
+        };
+        let mut object = decoded.value;
         machinery::defaults::apply(&resource.types, ty, &mut object);
         object
     } else {
@@ -103,8 +106,13 @@ pub fn decode_stored(resource: &Resource, bytes: &[u8], revision: u64) -> Result
     Ok(object)
 }
 
-/// The bytes the store is to hold. The object's resource version is taken out for the while.
-pub fn encode_stored(resource: &Resource, object: &mut Value) -> Result<Bytes, StoredError> {
+/// The bytes the store is to hold, of a custom object in the encoding `custom`. The object's resource version is taken
+/// out for the while.
+pub fn encode_stored(
+    resource: &Resource,
+    object: &mut Value,
+    custom: Encoding,
+) -> Result<Bytes, StoredError> {
     let version = meta::metadata_mut(object).remove("resourceVersion");
     let storage = resource.storage_version();
     let bytes = if resource.built_in {
@@ -112,7 +120,10 @@ pub fn encode_stored(resource: &Resource, object: &mut Value) -> Result<Bytes, S
     } else {
         let stored = resource.stored_version();
         set_kind(object, &stored.api_version, &stored.kind);
-        let bytes = codec::json::to_vec(object);
+        let bytes = match custom {
+            Encoding::Cbor => codec::cbor::to_vec(object, None),
+            _ => codec::json::to_vec(object),
+        };
         set_kind(object, &storage.api_version, &storage.kind);
         Ok(bytes)
     };
@@ -203,16 +214,14 @@ pub fn encode_value(
 ) -> Result<Bytes, StoredError> {
     let mut out = Vec::with_capacity(512);
     match encoding {
-        Encoding::Json if pretty => {
-            codec::json::encode_pretty(object, &mut out);
-            out.push(b'\n');
-        }
+        Encoding::Json if pretty => codec::json::encode_pretty(object, &mut out),
         Encoding::Json => codec::json::encode(object, &mut out),
         Encoding::Yaml => codec::yaml::encode(object, &mut out).map_err(|e| StoredError::Encode {
             kind: text(object, "kind").to_owned(),
             detail: e.to_string(),
         })?,
         Encoding::Protobuf => out = seal(object, types, ty)?,
+        Encoding::Cbor => out = codec::cbor::to_vec(object, Some(codec::cbor::Typed { types, id: ty })),
     }
     Ok(out.into())
 }
@@ -262,20 +271,6 @@ pub fn bookmark(resource: &Resource, form: Form, revision: u64, end_of_initial: 
         tracing::error!(%error, "a bookmark cannot be encoded");
         Bytes::new()
     })
-}
-
-/// A length-delimited `WatchEvent` in protobuf.
-pub fn protobuf_frame(kind: &str, object: &[u8]) -> Bytes {
-    // WatchEvent { type = 1, object = 2: RawExtension { raw = 1 } }
-    let mut extension = Vec::with_capacity(object.len() + 8);
-    put_field(&mut extension, 1, object);
-    let mut event = vec![0; 4];
-    put_field(&mut event, 1, kind.as_bytes());
-    put_field(&mut event, 2, &extension);
-    // A frame is limited by what a request may hold, far below 4 GiB.
-    let length = (event.len() - 4) as u32;
-    event[..4].copy_from_slice(&length.to_be_bytes());
-    event.into()
 }
 
 /// A length-delimited protobuf field.

@@ -39,6 +39,22 @@ pub(crate) fn bytes(code: StatusCode, output: &Output, body: Bytes) -> Response<
     response
 }
 
+/// One document. In JSON it ends its line, as Go's encoder has it, unless it is made for reading.
+pub(crate) fn document(code: StatusCode, output: &Output, body: Bytes) -> Response<Body> {
+    bytes(code, output, end_line(output.encoding, output.pretty, body))
+}
+
+/// The document with its line's end, if it has one.
+pub(crate) fn end_line(encoding: Encoding, pretty: bool, document: Bytes) -> Bytes {
+    if encoding != Encoding::Json || pretty {
+        return document;
+    }
+    let mut out = Vec::with_capacity(document.len() + 1);
+    out.extend_from_slice(&document);
+    out.push(b'\n');
+    out.into()
+}
+
 /// A body made piece by piece; `about` is roughly its size.
 pub(crate) fn body(code: StatusCode, output: &Output, body: Body, about: usize) -> Response<Body> {
     if let Some(whole) = body.as_bytes() {
@@ -122,7 +138,7 @@ pub(crate) fn value(code: StatusCode, output: &Output, value: &Value) -> Respons
         None => None,
     };
     match encoded {
-        Some(encoded) => bytes(code, output, encoded),
+        Some(encoded) => document(code, output, encoded),
         None => {
             let output = Output {
                 encoding: Encoding::Json,
@@ -130,7 +146,7 @@ pub(crate) fn value(code: StatusCode, output: &Output, value: &Value) -> Respons
             };
             let mut out = Vec::new();
             machinery::codec::json::encode(value, &mut out);
-            bytes(code, &output, out.into())
+            document(code, &output, out.into())
         }
     }
 }
@@ -141,7 +157,7 @@ pub(crate) fn error(error: &ApiError, output: &Output) -> Response<Body> {
     if error.code >= 500 && error.code != 504 {
         tracing::warn!(code = error.code, message = %error.message, "request failed");
     }
-    let mut response = bytes(
+    let mut response = document(
         code,
         output,
         object::encode_status(&error.to_value(), output.encoding, output.pretty),

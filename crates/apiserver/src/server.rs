@@ -2,6 +2,7 @@
 
 use crate::cache::Reflector;
 use crate::connect::{Connector, Dial, NoNodes};
+use crate::features::Features;
 use crate::registry::hooks::Hooks;
 use crate::registry::read::Reader;
 use crate::registry::{Registry, store_error};
@@ -57,6 +58,7 @@ pub struct Config {
     pub dial: Arc<dyn Dial>,
     /// Versions (`group/version`) served beside those that are done.
     pub runtime_config: Vec<String>,
+    pub features: Features,
     /// The address and port the `kubernetes` Service sends to, and the Service's own address.
     pub advertise: Option<Advertise>,
 }
@@ -84,6 +86,7 @@ impl Config {
             audiences: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
             dial: Arc::new(NoNodes),
             runtime_config: Vec::new(),
+            features: Features::default(),
             advertise: None,
         }
     }
@@ -108,6 +111,7 @@ pub struct Core {
     pub issuer: Option<Arc<Issuer>>,
     pub service_accounts: Option<Arc<ServiceAccounts>>,
     pub audiences: Vec<String>,
+    pub features: Features,
     pub connector: Connector,
     pub documents: crate::openapi::Documents,
     pub(crate) metrics: Arc<crate::metrics::Metrics>,
@@ -142,6 +146,7 @@ impl Server {
             config.clock,
             config.admission,
             config.hooks,
+            config.features,
         ));
         let objects: Arc<dyn Objects> = Arc::new(Reader {
             registry: Arc::clone(&registry),
@@ -166,6 +171,7 @@ impl Server {
             issuer: config.issuer,
             service_accounts: config.service_accounts,
             audiences: config.audiences,
+            features: config.features,
             connector: Connector::new(config.dial),
             documents: crate::openapi::Documents::default(),
             metrics: Arc::default(),

@@ -4,11 +4,11 @@
 //! cargo run -p machinery --example transcode -- --from json --to protobuf --type apps/v1/Deployment < in > out
 //! ```
 //!
-//! Representations are `json`, `yaml` and `protobuf` (in its envelope). So that the bytes can be compared with those of
+//! Representations are `json`, `yaml`, `protobuf` (in its envelope) and `cbor`. So that the bytes can be compared with those of
 //! other implementations.
 
 use machinery::Value;
-use machinery::codec::{json, proto, yaml};
+use machinery::codec::{cbor, json, proto, yaml};
 use machinery::gvk::GroupVersion;
 use machinery::schema::Types;
 use std::error::Error;
@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "json" => json::decode(&input, types, id)?.value,
         "yaml" => yaml::decode(&input, types, id)?.value,
         "protobuf" => proto::decode_envelope(&input, types, id)?,
+        "cbor" => cbor::decode(&input, types, id)?.value,
         _ => return Err(USAGE.into()),
     };
     let mut output = Vec::new();
@@ -46,11 +47,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         "json" => json::encode(&value, &mut output),
         "yaml" => yaml::encode(&value, &mut output)?,
         "protobuf" => proto::encode_envelope(&value, &gvk, types, id, &mut output)?,
+        "cbor" => output = cbor::to_vec(&value, Some(cbor::Typed { types, id })),
         _ => return Err(USAGE.into()),
     }
     std::io::stdout().write_all(&output)?;
     Ok(())
 }
 
-const USAGE: &str =
-    "usage: transcode --from json|yaml|protobuf --to json|yaml|protobuf --type GROUP/VERSION/KIND";
+const USAGE: &str = "usage: transcode --from FORM --to FORM --type GROUP/VERSION/KIND, FORM one of json, yaml, protobuf, cbor";

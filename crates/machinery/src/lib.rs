@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod clock;
 pub mod codec;
+pub mod continue_token;
 pub mod defaults;
 pub mod field;
 pub mod gvk;

@@ -9,6 +9,7 @@ use crate::request::Encoding;
 use bytes::Bytes;
 use compact_str::CompactString;
 use machinery::Value;
+use machinery::codec::frame;
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 
@@ -91,8 +92,6 @@ struct JsonFrame {
     change: Change,
 }
 
-const FRAME_END: &[u8] = b"}\n";
-
 impl Entry {
     pub fn new(key: Bytes, meta: Meta, revision: u64, create_revision: u64, stored: Bytes) -> Self {
         Self {
@@ -121,7 +120,7 @@ impl Entry {
         if form == Form::stored_json(resource) {
             let frame = self.json_frame(resource)?;
             let head = frame_head(frame.change).len();
-            return Ok(frame.frame.slice(head..frame.frame.len() - FRAME_END.len()));
+            return Ok(frame.frame.slice(head..frame.frame.len() - frame::JSON_END.len()));
         }
         if let Some((_, bytes)) = self.forms.lock().iter().find(|(f, _)| *f == form) {
             return Ok(bytes.clone());
@@ -161,7 +160,7 @@ impl Entry {
         let mut out = Vec::with_capacity(self.stored.len() * 2 + 64);
         out.extend_from_slice(frame_head(change));
         machinery::codec::json::encode(object, &mut out);
-        out.extend_from_slice(FRAME_END);
+        out.extend_from_slice(frame::JSON_END);
         out.shrink_to_fit();
         JsonFrame {
             frame: out.into(),
@@ -184,15 +183,9 @@ impl Entry {
         }
         let object = self.encoded(resource, form)?;
         Ok(match form.encoding {
-            Encoding::Protobuf => object::protobuf_frame(change.as_str(), &object),
-            Encoding::Json | Encoding::Yaml => {
-                let head = frame_head(change);
-                let mut out = Vec::with_capacity(head.len() + object.len() + FRAME_END.len());
-                out.extend_from_slice(head);
-                out.extend_from_slice(&object);
-                out.extend_from_slice(FRAME_END);
-                out.into()
-            }
+            Encoding::Protobuf => frame::protobuf(change.as_str(), &object).into(),
+            Encoding::Cbor => frame::cbor(change.as_str(), &object).into(),
+            Encoding::Json | Encoding::Yaml => frame::json(change.as_str(), &object).into(),
         })
     }
 }

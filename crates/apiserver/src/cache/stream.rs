@@ -10,6 +10,7 @@ use crate::registry::Resource;
 use crate::request::Encoding;
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
+use machinery::codec::frame;
 use machinery::status::ApiError;
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -285,14 +286,10 @@ pub fn error_frame(form: Form, error: &ApiError) -> Bytes {
 }
 
 fn typed_frame(kind: &str, form: Form, object: &[u8]) -> Bytes {
-    if form.encoding == Encoding::Protobuf {
-        return object::protobuf_frame(kind, object);
-    }
-    let mut out = Vec::with_capacity(object.len() + 32);
-    out.extend_from_slice(br#"{"type":""#);
-    out.extend_from_slice(kind.as_bytes());
-    out.extend_from_slice(br#"","object":"#);
-    out.extend_from_slice(object);
-    out.extend_from_slice(b"}\n");
-    out.into()
+    let frame = match form.encoding {
+        Encoding::Protobuf => frame::protobuf(kind, object),
+        Encoding::Cbor => frame::cbor(kind, object),
+        Encoding::Json | Encoding::Yaml => frame::json(kind, object),
+    };
+    frame.into()
 }

@@ -2,7 +2,6 @@
 
 use super::Exchange;
 use crate::registry::Resource;
-use crate::request::negotiate;
 use crate::routes::Endpoint;
 use http::header::USER_AGENT;
 use http::{Response, StatusCode};
@@ -17,7 +16,7 @@ pub(super) async fn create(
     resource: &Arc<Resource>,
 ) -> Result<Response<Body>, ApiError> {
     let output = exchange.output(true, false)?;
-    let encoding = negotiate::input(exchange.headers(), resource.built_in)?;
+    let encoding = exchange.input(resource.built_in)?;
     let bytes = exchange.body().await?;
     let options = exchange.write_options("CreateOptions")?;
     let object = exchange.decode_object(endpoint, resource, &bytes, encoding, &options)?;

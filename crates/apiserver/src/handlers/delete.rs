@@ -5,7 +5,6 @@ use crate::cache::Filter;
 use crate::object::{self, ListBody, ListMeta};
 use crate::registry::Resource;
 use crate::registry::delete::{DeleteOptions, Deleted};
-use crate::request::negotiate;
 use crate::request::query::{ListOptions, WriteOptions};
 use crate::respond;
 use crate::routes::Endpoint;
@@ -105,7 +104,7 @@ async fn options(exchange: &mut Exchange) -> Result<Value, ApiError> {
         }
         Value::Object(options)
     } else {
-        object::decode_options(&bytes, negotiate::input(exchange.headers(), true)?)?
+        object::decode_options(&bytes, exchange.input(true)?)?
     };
     object::set_kind(&mut options, "meta.k8s.io/v1", "DeleteOptions");
     Ok(options)

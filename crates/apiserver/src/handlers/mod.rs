@@ -186,8 +186,14 @@ impl Exchange {
                 shapes,
                 stream,
                 protobuf: self.protobuf,
+                cbor: self.core.features.cbor,
             },
         )
+    }
+
+    /// How the body is written; custom resources have no protobuf form.
+    pub(crate) fn input(&self, protobuf: bool) -> Result<Encoding, ApiError> {
+        negotiate::input(self.headers(), protobuf, self.core.features.cbor)
     }
 
     /// How to write, as the query says.
@@ -242,9 +248,9 @@ impl Exchange {
             let (types, ty) = object::shape_type(resource, form);
             let bytes = object::encode_value(&object, output.encoding, types, ty, output.pretty)
                 .map_err(stored_error)?;
-            return Ok(respond::bytes(code, output, bytes));
+            return Ok(respond::document(code, output, bytes));
         }
-        Ok(respond::bytes(
+        Ok(respond::document(
             code,
             output,
             entry.encoded(resource, form).map_err(stored_error)?,
@@ -327,7 +333,7 @@ impl Exchange {
         gvk: &machinery::gvk::GroupVersionKind,
         options: &WriteOptions,
     ) -> Result<(Value, TypeId), ApiError> {
-        let encoding = negotiate::input(self.headers(), true)?;
+        let encoding = self.input(true)?;
         let bytes = self.body().await?;
         let Some(ty) = api::kind(gvk) else {
             return Err(ApiError::internal(format!("no table for {gvk}")));

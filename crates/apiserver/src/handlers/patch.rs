@@ -10,6 +10,7 @@ use crate::routes::Endpoint;
 use access::admission::Notes;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{Response, StatusCode};
+use machinery::codec::json::Decoded;
 use machinery::field::{Error, ErrorList, Path};
 use machinery::patch::{Patch, PatchKind};
 use machinery::schema::{TypeId, Types};
@@ -18,7 +19,8 @@ use machinery::{Value, codec, defaults};
 use std::sync::Arc;
 use wire::body::Body;
 
-pub(super) const APPLY: &str = "application/apply-patch+yaml";
+const APPLY: &str = "application/apply-patch+yaml";
+const APPLY_CBOR: &str = "application/apply-patch+cbor";
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
@@ -47,10 +49,7 @@ pub(super) async fn patch(
     resource: &Arc<Resource>,
 ) -> Result<Response<Body>, ApiError> {
     let kind = media_type(&exchange);
-    let types = supported(resource);
-    if !types.contains(&kind.as_str()) {
-        return Err(unsupported_media_type(&types.join(", ")));
-    }
+    check_media_type(&exchange, &kind, resource.built_in)?;
     let output = exchange.output(true, false)?;
     let bytes = exchange.body().await?;
     let options = exchange.write_options("PatchOptions")?;
@@ -83,12 +82,16 @@ pub(super) async fn patch(
     exchange.entry(code, endpoint, resource, &updated.entry, &output)
 }
 
-fn supported(resource: &Resource) -> Vec<&'static str> {
-    if resource.built_in {
-        vec![JSON, MERGE, STRATEGIC, APPLY]
-    } else {
-        vec![JSON, MERGE, APPLY]
+/// Only built-in kinds have what a strategic merge goes by; only some servers speak CBOR.
+pub(super) fn check_media_type(exchange: &Exchange, kind: &str, built_in: bool) -> Result<(), ApiError> {
+    let mut types = vec![JSON, MERGE];
+    types.extend(built_in.then_some(STRATEGIC));
+    types.push(APPLY);
+    types.extend(exchange.core.features.cbor.then_some(APPLY_CBOR));
+    if types.contains(&kind) {
+        return Ok(());
     }
+    Err(unsupported_media_type(&types.join(", ")))
 }
 
 /// The content type, without its parameters.
@@ -108,7 +111,7 @@ pub(super) fn media_type(exchange: &Exchange) -> String {
 
 pub(super) fn check_options(exchange: &Exchange, options: &WriteOptions, kind: &str) -> Result<(), ApiError> {
     let mut errors = ErrorList::new();
-    if kind == APPLY {
+    if matches!(kind, APPLY | APPLY_CBOR) {
         if options.field_manager.is_empty() {
             errors.push(Error::required(
                 &Path::new("fieldManager"),
@@ -138,7 +141,12 @@ pub(super) fn read(
     notes: &Notes,
 ) -> Result<Input, ApiError> {
     let Some(kind) = PatchKind::of_media_type(kind) else {
-        return read_apply(bytes, types, ty, options, notes).map(Input::Apply);
+        let read = if kind == APPLY_CBOR {
+            read_cbor(bytes, types, ty)?
+        } else {
+            read_yaml(bytes, types, ty)?
+        };
+        return judge_apply(read, options, notes).map(Input::Apply);
     };
     let validation = options.field_validation;
     let patch = Patch::decode(kind, bytes, validation != FieldValidation::Ignore)?;
@@ -154,24 +162,33 @@ pub(super) fn read(
     Ok(Input::Patch(patch))
 }
 
-fn read_apply(
-    bytes: &[u8],
-    types: &Types,
-    ty: TypeId,
-    options: &WriteOptions,
-    notes: &Notes,
-) -> Result<Value, ApiError> {
+fn read_yaml(bytes: &[u8], types: &Types, ty: TypeId) -> Result<Decoded, ApiError> {
     // What a custom kind's schema does not know is refused by the merge, in its own words.
     let decoded = match types.is_lenient(ty) {
         true => codec::yaml::to_json(bytes).and_then(|json| Ok(codec::json::decode_any(&json)?)),
         false => codec::yaml::decode(bytes, types, ty),
     };
-    let decoded = decoded.map_err(|e| {
+    decoded.map_err(|e| {
         ApiError::bad_request(match e {
             codec::yaml::YamlError::Duplicate { .. } => format!("error strict decoding YAML: {e}"),
             e => format!("error decoding YAML: {e}"),
         })
-    })?;
+    })
+}
+
+fn read_cbor(bytes: &[u8], types: &Types, ty: TypeId) -> Result<Decoded, ApiError> {
+    let decoded = match types.is_lenient(ty) {
+        true => codec::cbor::decode_any(bytes).map(|value| Decoded {
+            value,
+            findings: Vec::new(),
+        }),
+        false => codec::cbor::decode(bytes, types, ty),
+    };
+    // Upstream's word for it, whatever the encoding.
+    decoded.map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))
+}
+
+fn judge_apply(decoded: Decoded, options: &WriteOptions, notes: &Notes) -> Result<Value, ApiError> {
     match options.field_validation {
         FieldValidation::Ignore => {}
         FieldValidation::Warn => decoded.findings.into_iter().for_each(|f| notes.warn(f)),

@@ -8,8 +8,8 @@ use super::patch::{self, Input};
 use crate::cache::Entry;
 use crate::registry::update::Change;
 use crate::registry::{Registry, Resource, stored_error};
+use crate::request::Verb;
 use crate::request::query::{FieldValidation, WriteOptions};
-use crate::request::{Verb, negotiate};
 use crate::respond;
 use crate::routes::Endpoint;
 use http::header::USER_AGENT;
@@ -108,11 +108,7 @@ async fn read(exchange: &mut Exchange, options: &WriteOptions, ty: TypeId) -> Re
         return Ok(Sent::Whole(exchange.decode_other(&kind, options).await?.0));
     }
     let kind = patch::media_type(exchange);
-    if machinery::patch::PatchKind::of_media_type(&kind).is_none() && kind != patch::APPLY {
-        return Err(negotiate::unsupported_media_type(
-            "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
-        ));
-    }
+    patch::check_media_type(exchange, &kind, true)?;
     patch::check_options(exchange, options, &kind)?;
     let bytes = exchange.body().await?;
     Ok(Sent::Part(patch::read(

@@ -3,7 +3,6 @@
 use super::Exchange;
 use crate::registry::Resource;
 use crate::registry::update::Replace;
-use crate::request::negotiate;
 use crate::routes::Endpoint;
 use http::header::USER_AGENT;
 use http::{Response, StatusCode};
@@ -19,7 +18,7 @@ pub(super) async fn update(
     let output = exchange.output(true, false)?;
     let bytes = exchange.body().await?;
     let options = exchange.write_options("UpdateOptions")?;
-    let encoding = negotiate::input(exchange.headers(), resource.built_in)?;
+    let encoding = exchange.input(resource.built_in)?;
     let object = exchange.decode_object(endpoint, resource, &bytes, encoding, &options)?;
     drop(bytes);
     let manager = options.manager(exchange.headers().get(USER_AGENT));

@@ -53,6 +53,20 @@ pub fn decode_body(bytes: &[u8], encoding: Encoding, context: &DecodeContext<'_>
                 .map_err(|e| cannot_be_handled(expected, &envelope.kind, &e.to_string(), b""))?;
             (value, Vec::new())
         }
+        Encoding::Cbor => {
+            let value = codec::cbor::decode_any(bytes).map_err(|e| {
+                unrecognized(
+                    expected,
+                    &format!("unable to determine group/version/kind: {e}"),
+                    bytes,
+                )
+            })?;
+            let kind = text(&value, "kind");
+            check_kind(expected, text(&value, "apiVersion"), kind, bytes)?;
+            let decoded = codec::json::conform(&value, context.types, context.ty)
+                .map_err(|e| cannot_be_handled(expected, kind, &e.to_string(), bytes))?;
+            (decoded.value, decoded.findings)
+        }
     };
     if !object.is_null() && object.as_object().is_none() {
         return Err(unrecognized(expected, "the body is not an object", bytes));
@@ -82,6 +96,9 @@ pub fn decode_options(bytes: &[u8], encoding: Encoding) -> Result<Value, ApiErro
             let envelope = codec::proto::open_envelope(bytes).map_err(|e| bad(e.to_string()))?;
             codec::proto::decode(envelope.raw, api::types(), ty).map_err(|e| bad(e.to_string()))
         }
+        Encoding::Cbor => codec::cbor::decode(bytes, api::types(), ty)
+            .map(|d| d.value)
+            .map_err(|e| bad(e.to_string())),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::cache::Entry;
 use crate::registry::Resource;
 use crate::request::Encoding;
 use crate::request::negotiate::Shape;
+use crate::respond;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use machinery::{Value, codec};
@@ -38,7 +39,7 @@ impl ListBody {
         meta: &ListMeta,
         pretty: bool,
     ) -> Body {
-        let streams = matches!(form.encoding, Encoding::Json | Encoding::Protobuf)
+        let streams = form.encoding != Encoding::Yaml
             && form.shape == Shape::Object
             && !(pretty && form.encoding == Encoding::Json);
         if !streams {
@@ -46,28 +47,24 @@ impl ListBody {
         }
         let small = entries.len() <= SMALL;
         let version = &resource.versions[form.version];
-        let (head, tail): (Vec<u8>, &[u8]) = match form.encoding {
-            Encoding::Protobuf => (Vec::new(), b""),
-            Encoding::Json | Encoding::Yaml => {
-                let mut head = format!(
-                    r#"{{"kind":"{}List","apiVersion":"{}","metadata":"#,
-                    version.kind, version.api_version
-                )
-                .into_bytes();
-                codec::json::encode(&meta.to_value(), &mut head);
-                head.extend_from_slice(br#","items":["#);
-                (head, b"]}\n")
-            }
-        };
-        if form.encoding == Encoding::Protobuf {
-            return protobuf(resource, form, &entries, meta).into();
+        match form.encoding {
+            Encoding::Protobuf => return protobuf(resource, form, &entries, meta).into(),
+            Encoding::Cbor => return cbor(resource, form, &entries, meta).into(),
+            Encoding::Json | Encoding::Yaml => {}
         }
+        let mut head = format!(
+            r#"{{"kind":"{}List","apiVersion":"{}","metadata":"#,
+            version.kind, version.api_version
+        )
+        .into_bytes();
+        codec::json::encode(&meta.to_value(), &mut head);
+        head.extend_from_slice(br#","items":["#);
         let mut body = Self {
             resource: Arc::clone(resource),
             form,
             entries: entries.into_iter(),
             head,
-            tail,
+            tail: b"]}\n",
             first: true,
         };
         if small {
@@ -174,10 +171,13 @@ fn whole(resource: &Resource, form: Form, entries: &[Arc<Entry>], meta: &ListMet
     } else {
         &resource.types
     };
-    super::encode_value(&list, form.encoding, types, list_type, pretty).unwrap_or_else(|error| {
-        tracing::error!(%error, "a list cannot be encoded");
-        Bytes::new()
-    })
+    match super::encode_value(&list, form.encoding, types, list_type, pretty) {
+        Ok(bytes) => respond::end_line(form.encoding, pretty, bytes),
+        Err(error) => {
+            tracing::error!(%error, "a list cannot be encoded");
+            Bytes::new()
+        }
+    }
 }
 
 /// `List { metadata = 1, items = 2 }` in its envelope.
@@ -194,16 +194,7 @@ fn protobuf(resource: &Resource, form: Form, entries: &[Arc<Entry>], meta: &List
         put_varint(&mut list_meta, 4 << 3);
         put_varint(&mut list_meta, remaining);
     }
-    let items: Vec<Bytes> = entries
-        .iter()
-        .filter_map(|entry| match entry.encoded(resource, form) {
-            Ok(bytes) => Some(bytes),
-            Err(error) => {
-                tracing::error!(%error, "a listed object cannot be encoded");
-                None
-            }
-        })
-        .collect();
+    let items = encoded(resource, form, entries);
     let mut raw = Vec::with_capacity(items.iter().map(|i| i.len() + 8).sum::<usize>() + list_meta.len() + 64);
     put_field(&mut raw, 1, &list_meta);
     for item in &items {
@@ -218,4 +209,38 @@ fn protobuf(resource: &Resource, form: Form, entries: &[Arc<Entry>], meta: &List
     out.extend_from_slice(&raw);
     codec::proto::end_envelope(start, &mut out);
     out.into()
+}
+
+/// `{kind, items, metadata, apiVersion}`, in the order of deterministic encoding.
+fn cbor(resource: &Resource, form: Form, entries: &[Arc<Entry>], meta: &ListMeta) -> Bytes {
+    use codec::cbor::{MAGIC, begin_array, begin_map, encode, encode_text};
+    let items = encoded(resource, form, entries);
+    let version = &resource.versions[form.version];
+    let mut out = Vec::with_capacity(items.iter().map(Bytes::len).sum::<usize>() + 256);
+    out.extend_from_slice(MAGIC);
+    begin_map(4, &mut out);
+    encode_text("kind", &mut out);
+    encode_text(&format!("{}List", version.kind), &mut out);
+    encode_text("items", &mut out);
+    begin_array(items.len(), &mut out);
+    for item in &items {
+        out.extend_from_slice(item.strip_prefix(MAGIC).unwrap_or(item));
+    }
+    encode_text("metadata", &mut out);
+    encode(&meta.to_value(), None, &mut out);
+    encode_text("apiVersion", &mut out);
+    encode_text(&version.api_version, &mut out);
+    out.into()
+}
+
+/// The entries in a form; what cannot be encoded is left out.
+fn encoded(resource: &Resource, form: Form, entries: &[Arc<Entry>]) -> Vec<Bytes> {
+    let encoded = |entry: &Arc<Entry>| match entry.encoded(resource, form) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            tracing::error!(%error, "a listed object cannot be encoded");
+            None
+        }
+    };
+    entries.iter().filter_map(encoded).collect()
 }

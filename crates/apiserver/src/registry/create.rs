@@ -70,7 +70,7 @@ impl Registry {
         self.admission.validate(&attributes, Some(&object)).await?;
 
         let key = resource.key(write.namespace, &name);
-        let encoded = object::encode_stored(resource, &mut object).map_err(stored_error)?;
+        let encoded = self.encode_stored(resource, &mut object)?;
         if write.dry_run {
             if self.stored(&key).await?.is_some() {
                 return Err(ApiError::already_exists(&resource.group_resource, &name));

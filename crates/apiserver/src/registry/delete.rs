@@ -1,9 +1,8 @@
 //! Removing objects: grace, finalizers, preconditions, propagation.
 
 use super::create;
-use super::{PutError, Registry, Resource, Write, store_error, stored_error};
+use super::{PutError, Registry, Resource, Write, store_error};
 use crate::cache::{Entry, Filter, PageRequest};
-use crate::object;
 use access::admission::Operation;
 use machinery::field::{Error, ErrorList, Path};
 use machinery::meta as m;
@@ -258,7 +257,7 @@ impl Registry {
             // The mark and the removal are one: nobody could act on what stands there in between.
             return self.remove_as(write, kv, old, Some(object)).await;
         }
-        let encoded = object::encode_stored(resource, &mut object).map_err(stored_error)?;
+        let encoded = self.encode_stored(resource, &mut object)?;
         let created = kv.create_revision as u64;
         if write.dry_run || encoded == kv.value {
             let entry = self.unstored(resource, kv.key, &object, encoded, kv.mod_revision as u64);
@@ -301,7 +300,7 @@ impl Registry {
         let resource = write.resource;
         let mut entry = match last {
             Some(mut last) => {
-                let encoded = object::encode_stored(resource, &mut last).map_err(stored_error)?;
+                let encoded = self.encode_stored(resource, &mut last)?;
                 Entry::new(
                     kv.key.clone(),
                     crate::cache::Meta::of(resource, &last),

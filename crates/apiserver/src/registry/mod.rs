@@ -17,7 +17,9 @@ pub use resource::{Behaviour, Resource, Tables, Version, built_in_prefix, built_
 pub use service_allocator::ServiceAllocator;
 
 use crate::cache::{Draft, Entry, Meta, Reflector};
+use crate::features::Features;
 use crate::object;
+use crate::request::Encoding;
 use access::admission::{Attributes, Chain, Notes, Operation, Target};
 use hashbrown::HashMap;
 use machinery::clock::Clock;
@@ -38,6 +40,8 @@ pub struct Registry {
     pub clock: Arc<dyn Clock>,
     pub admission: Chain,
     pub hooks: HashMap<GroupResource, Arc<dyn Hooks>>,
+    /// What custom objects are stored in; all that was ever stored is read.
+    custom_storage: Encoding,
     /// History before this revision is forgotten; what the cache still knows of it is not told.
     pub(crate) compacted: AtomicU64,
     leases: Mutex<HashMap<u64, SharedLease>>,
@@ -79,6 +83,7 @@ impl Registry {
         clock: Arc<dyn Clock>,
         admission: Chain,
         hooks: Vec<(GroupResource, Arc<dyn Hooks>)>,
+        features: Features,
     ) -> Self {
         Self {
             store,
@@ -86,9 +91,23 @@ impl Registry {
             clock,
             admission,
             hooks: hooks.into_iter().collect(),
+            custom_storage: if features.cbor {
+                Encoding::Cbor
+            } else {
+                Encoding::Json
+            },
             compacted: AtomicU64::new(0),
             leases: Mutex::default(),
         }
+    }
+
+    /// The bytes the store is to hold of an object.
+    pub(crate) fn encode_stored(
+        &self,
+        resource: &Resource,
+        object: &mut Value,
+    ) -> Result<bytes::Bytes, ApiError> {
+        object::encode_stored(resource, object, self.custom_storage).map_err(stored_error)
     }
 
     /// Puts an object that must stand at `expected` (0: must not exist).

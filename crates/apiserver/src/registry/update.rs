@@ -3,7 +3,6 @@
 use super::create::{self, ensure_namespace, warn_of_repeated_owners};
 use super::{PutError, Registry, Resource, Write, meta, store_error, stored_error};
 use crate::cache::Entry;
-use crate::object;
 use access::admission::Operation;
 use machinery::Value;
 use machinery::meta as m;
@@ -113,7 +112,7 @@ impl Registry {
             let Some(standing) = live else {
                 return Err(ApiError::not_found(&resource.group_resource, write.name));
             };
-            let encoded = object::encode_stored(resource, &mut new).map_err(stored_error)?;
+            let encoded = self.encode_stored(resource, &mut new)?;
             if write.dry_run {
                 return Ok(self.unstored(resource, key, &new, encoded, standing.revision));
             }
@@ -171,14 +170,14 @@ impl Registry {
         if deletes(resource, &new, old) {
             self.finish_deletion(write, key, old, &live_version(&live))
                 .await?;
-            let encoded = object::encode_stored(resource, &mut new).map_err(stored_error)?;
+            let encoded = self.encode_stored(resource, &mut new)?;
             let entry = self.unstored(resource, key.clone(), &new, encoded, live.revision);
             return Ok(Attempt::Done(Updated {
                 entry,
                 created: false,
             }));
         }
-        let encoded = object::encode_stored(resource, &mut new).map_err(stored_error)?;
+        let encoded = self.encode_stored(resource, &mut new)?;
         if encoded == live.stored {
             // Nothing changes, so nothing is written, if this is what really stands there.
             if !live.certain {

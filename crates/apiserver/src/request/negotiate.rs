@@ -12,6 +12,8 @@ pub enum Encoding {
     Json,
     Yaml,
     Protobuf,
+    /// Behind the feature gate `CBORServingAndStorage`.
+    Cbor,
 }
 
 impl Encoding {
@@ -20,6 +22,7 @@ impl Encoding {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
             Self::Protobuf => "application/vnd.kubernetes.protobuf",
+            Self::Cbor => "application/cbor",
         }
     }
 
@@ -28,6 +31,7 @@ impl Encoding {
             "application/json" => Self::Json,
             "application/yaml" => Self::Yaml,
             "application/vnd.kubernetes.protobuf" => Self::Protobuf,
+            "application/cbor" => Self::Cbor,
             _ => return None,
         })
     }
@@ -86,12 +90,16 @@ impl Output {
         HeaderValue::from_static(match self.encoding {
             Encoding::Json | Encoding::Yaml => "application/json",
             Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            // One document is no watch: upstream names what it is, whatever was asked for.
+            Encoding::Cbor => "application/cbor-seq",
         })
     }
 }
 
 const OBJECT_TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 const STREAM_TYPES: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+const CBOR_TYPE: &str = ", application/cbor";
+const CBOR_STREAM_TYPE: &str = ", application/cbor-seq";
 
 /// What may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +110,8 @@ pub struct Offer {
     pub stream: bool,
     /// Custom resources have no protobuf form.
     pub protobuf: bool,
+    /// The server speaks CBOR.
+    pub cbor: bool,
 }
 
 /// Reads `Accept`; 406 if nothing in it can be had.
@@ -114,8 +124,15 @@ pub fn output(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Output
         (Encoding::Json, Shape::Object)
     } else {
         best_clause(&accept, offer).ok_or_else(|| {
-            let types = if offer.stream { STREAM_TYPES } else { OBJECT_TYPES };
-            ApiError::not_acceptable(format!("only the following media types are accepted: {types}"))
+            let (types, more) = if offer.stream {
+                (STREAM_TYPES, CBOR_STREAM_TYPE)
+            } else {
+                (OBJECT_TYPES, CBOR_TYPE)
+            };
+            let more = if offer.cbor { more } else { "" };
+            ApiError::not_acceptable(format!(
+                "only the following media types are accepted: {types}{more}"
+            ))
         })?
     };
     let pretty = encoding == Encoding::Json && !offer.stream && wants_pretty(headers, query);
@@ -138,8 +155,9 @@ pub fn takes_gzip(headers: &HeaderMap) -> bool {
     headers.get_all(ACCEPT_ENCODING).iter().any(named)
 }
 
-/// Reads `Content-Type`; 415 if it is none we read. No header means JSON.
-pub fn input(headers: &HeaderMap, protobuf: bool) -> Result<Encoding, ApiError> {
+/// Reads `Content-Type`; 415 if it is none we read. No header means JSON. Custom resources have no protobuf form, and
+/// not every server speaks CBOR.
+pub fn input(headers: &HeaderMap, protobuf: bool, cbor: bool) -> Result<Encoding, ApiError> {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return Ok(Encoding::Json);
     };
@@ -154,8 +172,15 @@ pub fn input(headers: &HeaderMap, protobuf: bool) -> Result<Encoding, ApiError> 
         return Ok(Encoding::Json);
     }
     Encoding::of(&media_type)
-        .filter(|e| protobuf || *e != Encoding::Protobuf)
-        .ok_or_else(|| unsupported_media_type(OBJECT_TYPES))
+        .filter(|encoding| match encoding {
+            Encoding::Protobuf => protobuf,
+            Encoding::Cbor => cbor,
+            Encoding::Json | Encoding::Yaml => true,
+        })
+        .ok_or_else(|| {
+            let more = if cbor { CBOR_TYPE } else { "" };
+            unsupported_media_type(&format!("{OBJECT_TYPES}{more}"))
+        })
 }
 
 /// 415 naming what is read instead.
@@ -209,6 +234,7 @@ fn clause_encoding(media_type: &str, offer: Offer, stream: &str) -> Option<Encod
         Encoding::Json => true,
         Encoding::Yaml => !offer.stream,
         Encoding::Protobuf => offer.protobuf,
+        Encoding::Cbor => offer.cbor,
     };
     (possible && known_stream).then_some(encoding)
 }
@@ -254,6 +280,7 @@ mod tests {
         shapes: true,
         stream: false,
         protobuf: true,
+        cbor: false,
     };
 
     fn accept(text: &'static str, offer: Offer) -> Option<(Encoding, Shape)> {
@@ -304,5 +331,11 @@ mod tests {
             Some((Protobuf, Shape::Object))
         );
         assert_eq!(accept("application/yaml", stream), None);
+        assert_eq!(accept("application/cbor", OBJECT), None);
+        let with_cbor = Offer { cbor: true, ..OBJECT };
+        assert_eq!(
+            accept("application/cbor", with_cbor),
+            Some((Encoding::Cbor, Shape::Object))
+        );
     }
 }

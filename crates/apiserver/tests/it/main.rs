@@ -1,6 +1,7 @@
 //! The API server as a component: requests in process, a store in memory.
 
 mod allocators;
+mod cbor;
 mod connect;
 mod custom;
 mod discovery;
@@ -11,7 +12,7 @@ mod patches;
 mod paths;
 mod watches;
 
-use apiserver::{Config, InProcess, Server};
+use apiserver::{Config, Features, InProcess, Server};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
@@ -70,8 +71,13 @@ impl Api {
 
     /// A server on a store that may hold something already.
     async fn on(store: Arc<dyn store::Store>) -> Self {
+        Self::with(store, Features::default()).await
+    }
+
+    async fn with(store: Arc<dyn store::Store>, features: Features) -> Self {
         let config = Config {
             dial: Arc::new(connect::EchoKubelet),
+            features,
             ..Config::new(Arc::clone(&store), Arc::new(SystemClock))
         };
         let server = Server::start(config).await.expect("starts");

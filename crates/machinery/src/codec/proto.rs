@@ -355,7 +355,7 @@ fn put_key(tag: u32, wire: u32, out: &mut Vec<u8>) {
     put_varint(u64::from(tag << 3 | wire), out);
 }
 
-fn put_bytes(tag: u32, bytes: &[u8], out: &mut Vec<u8>) {
+pub(super) fn put_bytes(tag: u32, bytes: &[u8], out: &mut Vec<u8>) {
     put_key(tag, BYTES, out);
     put_varint(bytes.len() as u64, out);
     out.extend_from_slice(bytes);

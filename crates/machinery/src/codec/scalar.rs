@@ -1,6 +1,8 @@
 //! Texts with a form of their own, checked and normalised. Errors are Go's words, for clients.
 
 use crate::quantity;
+use base64::Engine as _;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use compact_str::{CompactString, CompactStringExt as _, ToCompactString as _};
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
@@ -8,16 +10,20 @@ use jiff::fmt::temporal::DateTimePrinter;
 const TIME_LAYOUT: &str = "2006-01-02T15:04:05Z07:00";
 const MICRO_TIME_LAYOUT: &str = "2006-01-02T15:04:05.000000Z07:00";
 
+/// As Go's, which does not look at the last symbol's unused bits.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
+);
+
+/// The bytes a text in normal form stands for.
+pub(crate) fn base64_bytes(text: &str) -> Option<Vec<u8>> {
+    LENIENT.decode(text).ok()
+}
+
 pub(crate) fn base64(text: &str) -> Result<CompactString, String> {
-    use base64::Engine as _;
-    use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-    // As Go's, which does not look at the last symbol's unused bits.
-    const LENIENT: GeneralPurpose = GeneralPurpose::new(
-        &base64::alphabet::STANDARD,
-        GeneralPurposeConfig::new()
-            .with_decode_allow_trailing_bits(true)
-            .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
-    );
     // Go's decoder passes over line ends.
     let clean: CompactString = if text.contains(['\r', '\n']) {
         text.split(['\r', '\n']).concat_compact()
