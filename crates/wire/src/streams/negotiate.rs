@@ -3,6 +3,8 @@
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use crate::body::Body;
+
 use super::forward::{self, Forwards};
 use super::remote::{self, Options, Streams};
 use super::{BoxIo, websocket};
@@ -18,6 +20,8 @@ pub enum Kind {
     /// Exec or attach.
     RemoteCommand,
     PortForward,
+    /// An answer's body, in messages: logs.
+    Body,
 }
 
 /// A protocol both sides know.
@@ -75,7 +79,7 @@ impl Upgrade {
         if upgrade.iter().any(|word| word.eq_ignore_ascii_case("websocket")) {
             return over_websocket(headers, kind);
         }
-        if upgrade.iter().any(|word| word.eq_ignore_ascii_case("SPDY/3.1")) {
+        if kind != Kind::Body && upgrade.iter().any(|word| word.eq_ignore_ascii_case("SPDY/3.1")) {
             return over_spdy(headers, kind);
         }
         Err(bad_request(
@@ -131,6 +135,14 @@ impl Upgrade {
             Transport::WebSocket { base64 } => websocket::port_forward(io, base64, ports).await,
         }
     }
+
+    /// Sends a body over the upgraded connection, until it or the client's interest ends.
+    pub async fn body(&self, io: BoxIo, body: Body) -> std::io::Result<()> {
+        match self.transport {
+            Transport::WebSocket { base64 } => websocket::body(io, base64, body).await,
+            Transport::Spdy | Transport::SpdyInWebSocket => Err(std::io::ErrorKind::Unsupported.into()),
+        }
+    }
 }
 
 fn over_websocket(headers: &HeaderMap, kind: Kind) -> Result<Upgrade, Refused> {
@@ -150,6 +162,8 @@ fn over_websocket(headers: &HeaderMap, kind: Kind) -> Result<Upgrade, Refused> {
         }
         (Kind::PortForward, "v4.channel.k8s.io" | "") => Some(Transport::WebSocket { base64: false }),
         (Kind::PortForward, "v4.base64.channel.k8s.io") => Some(Transport::WebSocket { base64: true }),
+        (Kind::Body, "binary.k8s.io" | "") => Some(Transport::WebSocket { base64: false }),
+        (Kind::Body, "base64.binary.k8s.io") => Some(Transport::WebSocket { base64: true }),
         (Kind::PortForward, tunnelled) if tunnelled.strip_prefix(TUNNEL_PREFIX) == Some(PORT_FORWARD) => {
             Some(Transport::SpdyInWebSocket)
         }
@@ -181,6 +195,7 @@ fn over_spdy(headers: &HeaderMap, kind: Kind) -> Result<Upgrade, Refused> {
             "channel.k8s.io",
         ],
         Kind::PortForward => &[PORT_FORWARD],
+        Kind::Body => &[],
     };
     let offered = words(headers, STREAM_PROTOCOL);
     if offered.is_empty() {

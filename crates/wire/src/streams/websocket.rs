@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{Sink, SinkExt, Stream, StreamExt};
+use http_body_util::BodyExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
@@ -21,6 +22,7 @@ use super::BoxIo;
 use super::channel::{Control, OUTGOING, Outgoing, Reader, Writer};
 use super::forward::{Forward, Forwards};
 use super::remote::{self, Options, StatusForm, Streams};
+use crate::body::Body;
 
 // Channel 0 is stdin; it is only read.
 const STDOUT: u32 = 1;
@@ -31,6 +33,8 @@ const RESIZE: u32 = 4;
 const CLOSE: u8 = 255;
 /// No message is larger; kubectl's own are 32 KiB.
 const MAX_MESSAGE: usize = 4 << 20;
+/// A body's messages are no larger.
+const PIECE: usize = 32 << 10;
 const LINGER: std::time::Duration = std::time::Duration::from_secs(5);
 
 type Socket = WebSocketStream<BoxIo>;
@@ -267,6 +271,39 @@ fn encode(channel: u32, data: &[u8], base64: bool) -> Message {
     payload.put_u8(number);
     payload.put_slice(data);
     Message::Binary(payload.freeze())
+}
+
+/// A body, a message for each of its frames.
+pub(super) async fn body(io: BoxIo, base64: bool, mut body: Body) -> io::Result<()> {
+    let mut socket = server(io).await;
+    let message = |data: Bytes| match base64 {
+        true => Message::text(BASE64.encode(data)),
+        false => Message::Binary(data),
+    };
+    // An empty message tells the client that the stream stands.
+    socket.send(message(Bytes::new())).await.map_err(to_io)?;
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            // Nothing is expected from the client but its end.
+            said = socket.next() => match said {
+                None | Some(Ok(Message::Close(_)) | Err(_)) => return Ok(()),
+                Some(Ok(_)) => continue,
+            },
+        };
+        match frame {
+            None => break,
+            Some(frame) => {
+                let Ok(data) = frame.map_err(io::Error::other)?.into_data() else {
+                    continue;
+                };
+                for piece in data.chunks(PIECE) {
+                    socket.send(message(data.slice_ref(piece))).await.map_err(to_io)?;
+                }
+            }
+        }
+    }
+    socket.close(None).await.map_err(to_io)
 }
 
 /// The bytes inside a WebSocket's messages, as a connection.

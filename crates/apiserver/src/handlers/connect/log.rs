@@ -1,4 +1,4 @@
-//! `pods/log`: the kubelet's text, or its refusal as a `Status`.
+//! `pods/log`: the kubelet's text, plain or in the messages of a WebSocket, or its refusal as a `Status`.
 
 use super::{container, encode, kubelet_of};
 use crate::connect::Failure;
@@ -6,12 +6,17 @@ use crate::handlers::Exchange;
 use crate::registry::{Resource, stored_error};
 use crate::respond;
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::header::UPGRADE;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use machinery::field::{Error, ErrorList, Path};
 use machinery::gvk::GroupResource;
 use machinery::status::{ApiError, Details, Reason};
 use std::sync::Arc;
 use wire::body::Body;
+use wire::server::{RawIo, UpgradeError, take_upgrade};
+use wire::streams::{Kind, Upgrade};
 
 /// Of a refusal so much is read.
 const REFUSAL_MOST: usize = 50_000;
@@ -35,7 +40,12 @@ pub(super) async fn log(exchange: Exchange, resource: &Arc<Resource>) -> Result<
     let mut target = kubelet_of(&exchange, &entry, &pod).await?;
     target.path = format!("/containerLogs/{namespace}/{name}/{container}{query}");
     let (place, path) = (target.place(), target.path.clone());
-    let Exchange { request, .. } = exchange;
+    let Exchange { mut request, .. } = exchange;
+    // Taken here, so that the kubelet is asked for plain text.
+    let upgrade = match wants_messages(request.headers()) {
+        true => Some(negotiated(&mut request)?),
+        false => None,
+    };
     let answer = core.connector.proxy(target, request).await.map_err(|failure| {
         let why = match failure {
             Failure::Dial(why) => format!("dial tcp {place}: {why}"),
@@ -49,7 +59,22 @@ pub(super) async fn log(exchange: Exchange, resource: &Arc<Resource>) -> Result<
     })?;
     let code = answer.status();
     if (200..=206).contains(&code.as_u16()) {
-        return Ok(respond::plain_text(answer.into_body()));
+        return Ok(match upgrade {
+            Some((upgrade, io)) => {
+                let response = upgrade.response().map(|()| Body::empty());
+                tokio::spawn(async move {
+                    let sent = async {
+                        let io = io.await.map_err(std::io::Error::other)?;
+                        upgrade.body(Box::new(io), answer.into_body()).await
+                    };
+                    if let Err(error) = sent.await {
+                        tracing::debug!(%error, "a log over a WebSocket ended");
+                    }
+                });
+                response
+            }
+            None => respond::plain_text(answer.into_body()),
+        });
     }
     let text = answer
         .into_body()
@@ -60,6 +85,24 @@ pub(super) async fn log(exchange: Exchange, resource: &Arc<Resource>) -> Result<
             Bytes::new()
         });
     Err(refusal(code, &String::from_utf8_lossy(&text), &name))
+}
+
+/// Other upgrades are passed over, as upstream does.
+fn wants_messages(headers: &HeaderMap) -> bool {
+    let upgrade = headers.get(UPGRADE).map(HeaderValue::as_bytes);
+    upgrade.is_some_and(|upgrade| upgrade.eq_ignore_ascii_case(b"websocket"))
+        && crate::connect::wants_upgrade(headers)
+}
+
+type Upgraded = BoxFuture<'static, Result<Box<dyn RawIo>, UpgradeError>>;
+
+/// A client that wants its text in the messages of a WebSocket.
+fn negotiated(request: &mut Request<Body>) -> Result<(Upgrade, Upgraded), ApiError> {
+    let upgrade = Upgrade::negotiate(request.headers(), Kind::Body)
+        .map_err(|refused| ApiError::bad_request(refused.message))?;
+    let io =
+        take_upgrade(request).ok_or_else(|| ApiError::bad_request("the connection cannot be upgraded"))?;
+    Ok((upgrade, io.boxed()))
 }
 
 /// What the kubelet is asked for: the options it knows, checked.
