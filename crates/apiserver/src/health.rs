@@ -26,7 +26,7 @@ enum Check {
 }
 
 /// The checks by name, and whether only readiness asks.
-const CHECKS: [(&str, Check, bool); 15] = [
+const CHECKS: [(&str, Check, bool); 20] = [
     ("ping", Check::Answering, false),
     ("log", Check::Answering, false),
     ("etcd", Check::Store, false),
@@ -42,6 +42,27 @@ const CHECKS: [(&str, Check, bool); 15] = [
         Check::Started,
         false,
     ),
+    (
+        "poststarthook/priority-and-fairness-config-consumer",
+        Check::Started,
+        false,
+    ),
+    (
+        "poststarthook/priority-and-fairness-filter",
+        Check::Started,
+        false,
+    ),
+    (
+        "poststarthook/start-apiextensions-informers",
+        Check::Started,
+        false,
+    ),
+    (
+        "poststarthook/start-apiextensions-controllers",
+        Check::Started,
+        false,
+    ),
+    ("poststarthook/crd-informer-synced", Check::Started, false),
     (
         "poststarthook/start-system-namespaces-controller",
         Check::Started,
