@@ -470,11 +470,23 @@ impl fmt::Display for FieldSelector {
                 "{comma}{}{}{}",
                 r.field,
                 if r.equal { "=" } else { "!=" },
-                r.value
+                escaped(&r.value)
             )?;
         }
         Ok(())
     }
+}
+
+/// A value as [`unescape`] reads it.
+fn escaped(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for c in value.chars() {
+        if matches!(c, '\\' | ',' | '=') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
 }
 
 fn split_unescaped(text: &str) -> Vec<&str> {

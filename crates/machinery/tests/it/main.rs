@@ -5,5 +5,6 @@
 
 mod apply;
 mod cases;
+mod fuzz;
 mod patch;
 mod table;
