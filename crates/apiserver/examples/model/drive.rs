@@ -13,10 +13,10 @@ use std::sync::Arc;
 use store::suite::model::Dice;
 use wire::body::Body;
 
-const NAMESPACES: [&str; 2] = ["default", "kube-node-lease"];
+pub(crate) const NAMESPACES: [&str; 2] = ["default", "kube-node-lease"];
 const WATCHERS: usize = 6;
 const PAGES: usize = 8;
-const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 
 /// The server that is asked.
 pub(crate) struct Server {
@@ -25,7 +25,20 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    async fn call(&self, method: Method, path: &str, kind: &str, body: Option<&Json>) -> (u16, Json) {
+    pub(crate) fn new(server: &apiserver::Server) -> Self {
+        Self {
+            service: server.service(),
+            user: Arc::new(UserInfo::authenticated("model", &["system:masters"])),
+        }
+    }
+
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Option<&Json>,
+    ) -> (u16, Json) {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -73,10 +86,7 @@ pub(crate) async fn run(store: Arc<dyn store::Store>, seed: u64, operations: usi
     let server = apiserver::Server::start(config).await.expect("the server starts");
     let version = store.current_revision().await.expect("a revision");
     let mut driver = Driver {
-        server: Server {
-            service: server.service(),
-            user: Arc::new(UserInfo::authenticated("model", &["system:masters"])),
-        },
+        server: Server::new(&server),
         store,
         dice: Dice::new(seed),
         world: World {

@@ -5,9 +5,12 @@
 //! ```
 //!
 //! The seed is printed, and the same seed asks the same. `--store` is `memory`, `embedded`, or the URL of an
-//! etcd that holds nothing yet.
+//! etcd that holds nothing yet. With `--clients 16` so many ask at once, and what they were told is compared with the
+//! one order the revisions say; one client is compared step by step.
 
+mod crowd;
 mod drive;
+mod history;
 mod watcher;
 mod world;
 
@@ -17,15 +20,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
-    let (mut operations, mut kind) = (100_000usize, "memory".to_owned());
+    let (mut operations, mut clients, mut kind) = (100_000usize, 1usize, "memory".to_owned());
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().ok_or("an option has a value")?;
         match word.as_str() {
             "--seed" => seed = value.parse()?,
             "--operations" => operations = value.parse()?,
+            "--clients" => clients = value.parse()?,
             "--store" => kind = value,
-            _ => return Err("options: --seed, --operations, --store".into()),
+            _ => return Err("options: --seed, --operations, --clients, --store".into()),
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -40,7 +44,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             endpoint if endpoint.starts_with("http://") => Arc::new(store::Etcd::connect(&[kind.clone()])?),
             _ => return Err("--store is memory, embedded or the URL of an etcd".into()),
         };
-        let done = drive::run(store, seed, operations).await;
+        let done = match clients {
+            0 | 1 => drive::run(store, seed, operations).await,
+            _ => crowd::run(store, seed, operations, clients).await,
+        };
         println!("{done}");
         Ok(())
     })

@@ -106,7 +106,8 @@ impl Watcher {
         Outcome::CaughtUp
     }
 
-    async fn next(&mut self) -> Option<Json> {
+    /// The next event; `None` at the end of the watch.
+    pub(crate) async fn next(&mut self) -> Option<Json> {
         loop {
             if let Some(at) = self.rest.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=at).collect();

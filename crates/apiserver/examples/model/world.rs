@@ -196,7 +196,19 @@ impl World {
 
     /// Credits `manager` with what an update has changed.
     pub(crate) fn credit(&mut self, name: &Name, before: Option<&Object>, after: &Object, manager: &str) {
-        let owners = self.owners.entry(name.clone()).or_default();
+        let owners = self.credited(name, before, after, manager);
+        self.owners.insert(name.clone(), owners);
+    }
+
+    /// The owners after an update by `manager`.
+    pub(crate) fn credited(
+        &self,
+        name: &Name,
+        before: Option<&Object>,
+        after: &Object,
+        manager: &str,
+    ) -> Owners {
+        let mut owners = self.owners.get(name).cloned().unwrap_or_default();
         let old = before.map(Object::fields).unwrap_or_default();
         let new = after.fields();
         owners.retain(|field, _| new.contains_key(field));
@@ -205,6 +217,7 @@ impl World {
                 owners.insert(field.clone(), BTreeSet::from([manager.to_owned()]));
             }
         }
+        owners
     }
 
     /// Server-side apply of `config` by `manager`: the object and its owners then, or the fields in conflict.
