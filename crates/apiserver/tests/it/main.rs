@@ -5,6 +5,7 @@ mod cbor;
 mod connect;
 mod custom;
 mod discovery;
+mod hostile;
 mod lists;
 mod model;
 mod objects;
