@@ -26,6 +26,10 @@ pub(super) fn update(new: &Value, old: &Value) -> ErrorList {
     if text_at(old, &["status", "qosClass"]) != qos::class(new_spec) {
         errors.push(at.invalid(class, "Pod QOS Class may not change as a result of resizing"));
     }
+    if !node_can(old) {
+        errors.push(at.forbidden("Pod running on node without support for resize"));
+    }
+    pod_level(new_spec, old_spec, &at, &mut errors);
     if !list_at(old, &["status", "nodeAllocatableResourceClaimStatuses"]).is_empty() {
         errors.push(at.forbidden("pods with node allocatable resource claims cannot be resized"));
     }
@@ -40,19 +44,21 @@ pub(super) fn update(new: &Value, old: &Value) -> ErrorList {
             .enumerate()
         {
             let at = at.index(index);
-            let init_done = field == "initContainers" && text(old, "restartPolicy") != "Always";
-            if !init_done {
-                removals(new, old, &at.child("resources"), &mut errors);
-            }
-            if init_done && !new.semantic_eq(old) {
-                let why = "resources for non-sidecar init containers are immutable";
-                errors.push(At::new("spec").forbidden(why));
-            } else if !without_compute(new).semantic_eq(&without_compute(old)) {
+            removals(new, old, &at.child("resources"), "resource", &mut errors);
+            if !without_compute(new).semantic_eq(&without_compute(old)) {
                 errors.push(if field == "containers" {
                     At::new("spec").forbidden("only cpu and memory resources are mutable")
                 } else {
                     at.forbidden("only cpu and memory resources for init or sidecar containers are mutable")
                 });
+            }
+            let runs_once = field == "initContainers" && text(new, "restartPolicy") != "Always";
+            if runs_once && !new.semantic_eq(old) {
+                let policies = list(new, "resizePolicy").iter();
+                for _ in policies.filter(|policy| text(policy, "restartPolicy") == "RestartContainer") {
+                    let why = "non-sidecar init containers with a resize policy of RestartContainer cannot be resized";
+                    errors.push(at.forbidden(why));
+                }
             }
         }
     }
@@ -84,8 +90,38 @@ fn same_containers(new: &Value, old: &Value, at: &At<'_>, errors: &mut ErrorList
     errors.len() == before
 }
 
+/// A node that knows of resizing says what its running containers have.
+fn node_can(pod: &Value) -> bool {
+    let mut statuses = list_at(pod, &["status", "containerStatuses"]).iter();
+    statuses
+        .find(|status| status.get_path(&["state", "running"]).is_some())
+        .is_none_or(|status| status.get("resources").is_some())
+}
+
+/// The pod's own resources, beside its containers'.
+fn pod_level(new: &Value, old: &Value, at: &At<'_>, errors: &mut ErrorList) {
+    let at_resources = at.child("resources");
+    match (new.get("resources"), old.get("resources")) {
+        (None, Some(_)) => {
+            errors.push(at_resources.forbidden("pod-level resources cannot be removed"));
+            return;
+        }
+        (_, Some(_)) => removals(new, old, &at_resources, "pod-level resource", errors),
+        (_, None) => {}
+    }
+    let rest = |spec: &Value| {
+        without_compute(spec)
+            .get("resources")
+            .cloned()
+            .unwrap_or_default()
+    };
+    if !rest(new).semantic_eq(&rest(old)) {
+        errors.push(at.forbidden("only cpu and memory resources are mutable at pod-level"));
+    }
+}
+
 /// What was requested or limited stays so.
-fn removals(new: &Value, old: &Value, at: &At<'_>, errors: &mut ErrorList) {
+fn removals(new: &Value, old: &Value, at: &At<'_>, what: &str, errors: &mut ErrorList) {
     for side in ["limits", "requests"] {
         let amounts = |container: &Value| {
             let all = container
@@ -99,20 +135,25 @@ fn removals(new: &Value, old: &Value, at: &At<'_>, errors: &mut ErrorList) {
         if amounts(old).iter().any(|name| !kept.contains(name)) {
             errors.push(
                 at.child(side)
-                    .forbidden(format!("resource {side} cannot be removed")),
+                    .forbidden(format!("{what} {side} cannot be removed")),
             );
         }
     }
 }
 
-/// The container without what may change.
+/// The container, or the pod's spec, without what may change.
 fn without_compute(container: &Value) -> Value {
     let mut container = container.clone();
     for side in ["limits", "requests"] {
         for name in ["cpu", "memory"] {
             container.remove_path(&["resources", side, name]);
         }
+        if container
+            .get_path(&["resources", side])
+            .is_some_and(Value::is_empty)
+        {
+            container.remove_path(&["resources", side]);
+        }
     }
-    container.remove_path(&["resizePolicy"]);
     container
 }
