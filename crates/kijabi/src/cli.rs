@@ -95,6 +95,40 @@ pub(crate) struct Up {
     /// Another name or address the API server's certificate is for
     #[arg(long, value_name = "NAME")]
     pub tls_san: Vec<String>,
+    /// etcd members to keep the cluster in, instead of the embedded store: https://HOST:PORT,…
+    #[arg(
+        long,
+        alias = "etcd-servers",
+        env = "KIJABI_DATASTORE_ENDPOINT",
+        value_name = "URLS",
+        value_delimiter = ','
+    )]
+    pub datastore_endpoint: Vec<String>,
+    /// Authority that vouches for etcd
+    #[arg(long, alias = "etcd-cafile", value_name = "FILE")]
+    pub datastore_cafile: Option<PathBuf>,
+    /// Certificate to show to etcd
+    #[arg(
+        long,
+        alias = "etcd-certfile",
+        value_name = "FILE",
+        requires = "datastore_keyfile"
+    )]
+    pub datastore_certfile: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(
+        long,
+        alias = "etcd-keyfile",
+        value_name = "FILE",
+        requires = "datastore_certfile"
+    )]
+    pub datastore_keyfile: Option<PathBuf>,
+    /// Prefix of the cluster's keys in etcd
+    #[arg(long, default_value = "/registry", value_name = "PREFIX")]
+    pub etcd_prefix: String,
+    /// Feature gates of the API server, GATE=true or GATE=false
+    #[arg(long, value_name = "GATES", value_delimiter = ',')]
+    pub feature_gates: Vec<String>,
     /// Admission plugins to use beside the default ones
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub enable_admission_plugins: Vec<String>,

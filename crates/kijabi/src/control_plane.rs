@@ -60,7 +60,7 @@ impl ControlPlane {
             ..
         } = settings;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let store: Arc<dyn Store> = Arc::new(open_store(instance).await?);
+        let store = crate::datastore::open(options, instance).await?;
         progress.step("store open");
         let mut config = server_config(&settings, Arc::clone(&store), &clock)?;
         let (first, last) = options.service_node_port_range;
@@ -129,19 +129,6 @@ impl ControlPlane {
     }
 }
 
-async fn open_store(instance: &Instance) -> anyhow::Result<store::Embedded> {
-    let directory = instance.server().join("db");
-    std::fs::create_dir_all(&directory).with_context(|| {
-        format!(
-            "cannot create {}; is the disk full or read-only?",
-            directory.display()
-        )
-    })?;
-    store::Embedded::open(&directory, store::embedded::Options::default())
-        .await
-        .with_context(|| format!("cannot open the store in {}", directory.display()))
-}
-
 fn server_config(
     settings: &Settings<'_>,
     store: Arc<dyn Store>,
@@ -179,6 +166,7 @@ fn server_config(
         issuer: Some(issuer),
         service_accounts: Some(accounts),
         audiences: vec![issuer_url],
+        features: apiserver::Features::parse(options.feature_gates.iter().map(String::as_str))?,
         dial: Arc::new(apiserver::connect::Network::new(Some(kubelets))),
         hooks: vec![ServiceAllocator::new(&[options.service_cidr], node_ports(options)).hooks()],
         advertise: Some(Advertise {

@@ -2,6 +2,7 @@
 
 mod cli;
 mod control_plane;
+mod datastore;
 mod demo;
 mod demo_app;
 mod host;

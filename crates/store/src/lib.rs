@@ -12,9 +12,11 @@
 //! - **Invariant:** a watch delivers every change of its range once, in order, a revision never split
 //!   across batches, or ends with [`Error::Compacted`]. A slow reader never holds up a writer.
 //!
-//! [`Embedded`] keeps everything on the local disk, [`Etcd`] in an etcd cluster. [`Memory`] keeps everything in memory and is the executable description of these rules.
+//! [`Embedded`] keeps everything on the local disk, [`Etcd`] in an etcd cluster, of which [`Elsewhere`] shows another prefix.
+//! [`Memory`] keeps everything in memory and is the executable description of these rules.
 //! What it deliberately lacks: users, quotas, leader election, kinds.
 
+mod elsewhere;
 pub mod embedded;
 mod error;
 mod etcd;
@@ -25,9 +27,10 @@ mod types;
 mod validate;
 mod watch;
 
+pub use elsewhere::Elsewhere;
 pub use embedded::Embedded;
 pub use error::{Error, Result};
-pub use etcd::Etcd;
+pub use etcd::{Etcd, EtcdTls};
 pub use memory::Memory;
 pub use types::{
     Batch, Compare, DeleteResponse, Event, EventKind, GetResponse, KeyRange, KeyValue, Lease, LeaseId, Op,

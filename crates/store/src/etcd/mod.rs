@@ -24,7 +24,7 @@ use pb::lease_client::LeaseClient;
 use pb::maintenance_client::MaintenanceClient;
 use std::sync::Arc;
 use std::time::Duration;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 /// etcd's default limit of a request, for the error that names it.
 const REQUEST_LIMIT: usize = 1536 << 10;
@@ -33,6 +33,34 @@ const REQUEST_LIMIT: usize = 1536 << 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What TLS to etcd goes by, in PEM.
+#[derive(Clone, Default)]
+pub struct EtcdTls {
+    /// Who vouches for etcd.
+    pub authority: Option<String>,
+    /// The certificate shown to etcd, and its key.
+    pub identity: Option<(String, String)>,
+}
+
+impl EtcdTls {
+    fn config(&self) -> ClientTlsConfig {
+        let mut config = ClientTlsConfig::new();
+        if let Some(authority) = &self.authority {
+            config = config.ca_certificate(Certificate::from_pem(authority));
+        }
+        if let Some((certificate, key)) = &self.identity {
+            config = config.identity(Identity::from_pem(certificate, key));
+        }
+        config
+    }
+}
+
+impl std::fmt::Debug for EtcdTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EtcdTls")
+    }
+}
 
 /// A client of an etcd cluster.
 #[derive(Debug)]
@@ -44,9 +72,20 @@ pub struct Etcd {
 impl Etcd {
     /// Connects to any of the members, given as `http://host:port`.
     pub fn connect(endpoints: &[String]) -> Result<Self> {
+        Self::connect_with(endpoints, &EtcdTls::default())
+    }
+
+    /// Connects to any of the members, those given as `https://host:port` over TLS.
+    pub fn connect_with(endpoints: &[String], tls: &EtcdTls) -> Result<Self> {
         let endpoints = endpoints
             .iter()
-            .map(|endpoint| Ok(Self::tuned(Endpoint::from_shared(endpoint.clone())?)))
+            .map(|endpoint| {
+                let endpoint = Self::tuned(Endpoint::from_shared(endpoint.clone())?);
+                match endpoint.uri().scheme_str() {
+                    Some("https") => endpoint.tls_config(tls.config()),
+                    _ => Ok(endpoint),
+                }
+            })
             .collect::<Result<Vec<_>, tonic::transport::Error>>()
             .map_err(|error| unavailable("an etcd endpoint is not a URL", error))?;
         if endpoints.is_empty() {
