@@ -168,6 +168,10 @@ impl Registry {
         self.admission.validate(&attributes, Some(&new)).await?;
 
         if deletes(resource, &new, old) {
+            // An object that somebody else has removed meanwhile is not found; only a race after this is passed over.
+            if let Some(now) = self.superseded(resource, key, &live).await? {
+                return Ok(Attempt::Again(now));
+            }
             self.finish_deletion(write, key, old, &live_version(&live))
                 .await?;
             let encoded = self.encode_stored(resource, &mut new)?;
@@ -180,12 +184,8 @@ impl Registry {
         let encoded = self.encode_stored(resource, &mut new)?;
         if encoded == live.stored {
             // Nothing changes, so nothing is written, if this is what really stands there.
-            if !live.certain {
-                let now = self.stored(key).await?;
-                if now.as_ref().map(|kv| kv.mod_revision as u64) != Some(live.revision) {
-                    let now = now.map(|kv| Live::stored(resource, kv)).transpose()?;
-                    return Ok(Attempt::Again(now));
-                }
+            if let Some(now) = self.superseded(resource, key, &live).await? {
+                return Ok(Attempt::Again(now));
             }
             let entry = match resource.cache.get(key).filter(|e| e.revision == live.revision) {
                 Some(entry) => entry,
@@ -341,6 +341,21 @@ impl Registry {
             Some(entry) => Live::cached(write.resource, &entry).map(Some),
             None => self.read_live(write.resource, key).await,
         }
+    }
+
+    /// What stands there instead of a state that may be old; `None` if that is the newest.
+    async fn superseded(
+        &self,
+        resource: &Resource,
+        key: &[u8],
+        live: &Live,
+    ) -> Result<Option<Option<Live>>, ApiError> {
+        if live.certain {
+            return Ok(None);
+        }
+        let now = self.read_live(resource, key).await?;
+        let same = now.as_ref().map(|now| now.revision) == Some(live.revision);
+        Ok((!same).then_some(now))
     }
 
     async fn read_live(&self, resource: &Resource, key: &[u8]) -> Result<Option<Live>, ApiError> {
