@@ -31,6 +31,12 @@ pub struct CpuStats {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryStats {
     pub usage: u64,
+    /// The most there has been.
+    pub max_usage: u64,
+    /// The kernel's own on behalf of the group.
+    pub kernel: u64,
+    /// How often the limit was met.
+    pub limit_hits: u64,
     pub working_set: u64,
     /// Anonymous memory.
     pub rss: u64,
@@ -81,6 +87,11 @@ pub(super) fn read(cgroups: &KernelCgroups, path: &CgroupPath) -> Result<Stats> 
                 file(cgroups, "memory", path, "memory.limit_in_bytes").as_deref(),
                 file(cgroups, "memory", path, "memory.stat").as_deref(),
                 file(cgroups, "memory", path, "memory.oom_control").as_deref(),
+            )
+            .with_extremes(
+                file(cgroups, "memory", path, "memory.max_usage_in_bytes").as_deref(),
+                file(cgroups, "memory", path, "memory.kmem.usage_in_bytes").as_deref(),
+                number(file(cgroups, "memory", path, "memory.failcnt").as_deref()),
             ),
             pids: pids(cgroups, path),
             io: io_v1(
@@ -102,6 +113,11 @@ pub(super) fn read(cgroups: &KernelCgroups, path: &CgroupPath) -> Result<Stats> 
                 file(cgroups, "memory", path, "memory.stat").as_deref(),
                 file(cgroups, "memory", path, "memory.events").as_deref(),
                 file(cgroups, "memory", path, "memory.swap.current").as_deref(),
+            )
+            .with_extremes(
+                file(cgroups, "memory", path, "memory.peak").as_deref(),
+                None,
+                keyed(file(cgroups, "memory", path, "memory.events").as_deref(), "max"),
             ),
             pids: pids(cgroups, path),
             io: io_v2(file(cgroups, "io", path, "io.stat").as_deref()),
@@ -175,6 +191,7 @@ fn memory_v1(usage: Option<&str>, limit: Option<&str>, stat: Option<&str>, oom: 
         page_faults: keyed(stat, "total_pgfault"),
         major_page_faults: keyed(stat, "total_pgmajfault"),
         oom_kills: keyed(oom, "oom_kill"),
+        ..MemoryStats::default()
     }
 }
 
@@ -197,6 +214,19 @@ fn memory_v2(
         page_faults: keyed(stat, "pgfault"),
         major_page_faults: keyed(stat, "pgmajfault"),
         oom_kills: keyed(events, "oom_kill"),
+        kernel: keyed(stat, "kernel"),
+        ..MemoryStats::default()
+    }
+}
+
+impl MemoryStats {
+    fn with_extremes(self, most: Option<&str>, kernel: Option<&str>, limit_hits: u64) -> Self {
+        MemoryStats {
+            max_usage: number(most),
+            kernel: kernel.map_or(self.kernel, |kernel| number(Some(kernel))),
+            limit_hits,
+            ..self
+        }
     }
 }
 

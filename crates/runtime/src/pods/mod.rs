@@ -15,6 +15,7 @@ mod container;
 mod engine;
 mod events;
 mod exec;
+mod metrics;
 mod prepare;
 mod recover;
 mod rootfs;
@@ -26,5 +27,6 @@ mod stop_signal;
 
 pub(crate) use engine::{Engine, internal};
 pub(crate) use exec::{ExecStreams, Wanted};
+pub(crate) use metrics::descriptors as metric_descriptors;
 pub(crate) use state::Container;
 pub(crate) use status::{container_item, pod_item};

@@ -37,9 +37,9 @@ struct CpuSample {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Disk {
-    bytes: u64,
-    inodes: u64,
+pub(super) struct Disk {
+    pub(super) bytes: u64,
+    pub(super) inodes: u64,
 }
 
 impl Samples {
@@ -141,7 +141,7 @@ impl Engine {
     }
 
     /// `None` for a group that is not there (any more).
-    async fn read_cgroup(&self, path: CgroupPath) -> Result<Option<Stats>, Status> {
+    pub(super) async fn read_cgroup(&self, path: CgroupPath) -> Result<Option<Stats>, Status> {
         let cgroups = self.cgroups.clone();
         match blocking(move || cgroups.stats(&path)).await {
             Ok(stats) => Ok(Some(stats)),
@@ -162,7 +162,7 @@ impl Engine {
         }
     }
 
-    async fn disk(&self, container: &Container) -> Disk {
+    pub(super) async fn disk(&self, container: &Container) -> Disk {
         let known = self.samples.disk.lock().get(&container.id).copied();
         if let Some((at, disk)) = known
             && at.elapsed() < DISK_AGE

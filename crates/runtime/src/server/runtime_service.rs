@@ -10,7 +10,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tonic::{Request, Response, Status};
 
 use super::{BoxStream, Streaming, in_pieces};
-use crate::pods::{Engine, container_item, internal, pod_item};
+use crate::pods::{Engine, container_item, internal, metric_descriptors, pod_item};
 
 /// The version of the kubelet's own interface that upstream asks for.
 const KUBE_RUNTIME_API: &str = "0.1.0";
@@ -443,7 +443,7 @@ impl RuntimeService for RuntimeApi {
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Answer<ListMetricDescriptorsResponse> {
         answer(ListMetricDescriptorsResponse {
-            descriptors: Vec::new(),
+            descriptors: metric_descriptors(),
         })
     }
 
@@ -452,7 +452,7 @@ impl RuntimeService for RuntimeApi {
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Answer<ListPodSandboxMetricsResponse> {
         answer(ListPodSandboxMetricsResponse {
-            pod_metrics: Vec::new(),
+            pod_metrics: self.engine.metrics().await?,
         })
     }
 
@@ -460,7 +460,10 @@ impl RuntimeService for RuntimeApi {
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        answer(Box::pin(tokio_stream::empty()))
+        let metrics = self.engine.metrics().await?;
+        answer(in_pieces(metrics, |pod_sandbox_metrics| {
+            StreamPodSandboxMetricsResponse { pod_sandbox_metrics }
+        }))
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
