@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use cri::v1::security_profile::ProfileType;
 use cri::v1::{
-    ContainerConfig, CreateContainerRequest, LinuxContainerSecurityContext, MountPropagation, SecurityProfile,
+    ContainerConfig, CreateContainerRequest, LinuxContainerSecurityContext, Mount, MountPropagation,
+    SecurityProfile,
 };
 use linux::Kernel;
 use linux::mount::Mounts;
@@ -133,6 +134,7 @@ fn mounts(
     let mut list = Vec::new();
     let mut layers = Vec::new();
     for (at, mount) in plan.config.mounts.iter().enumerate() {
+        check_recursive_read_only(mount)?;
         let source = match &mount.image {
             Some(image) => {
                 let record = images
@@ -187,6 +189,26 @@ fn mounts(
         })
         .collect();
     Ok((own.into_iter().chain(list).collect(), layers))
+}
+
+/// All or nothing: who asks for less than a private read-only mount cannot mean a recursively read-only one.
+fn check_recursive_read_only(mount: &Mount) -> Result<(), String> {
+    let path = &mount.container_path;
+    if !mount.recursive_read_only {
+        return Ok(());
+    }
+    if !mount.readonly {
+        return Err(format!(
+            "recursive_read_only conflicts with a writable mount at {path:?}"
+        ));
+    }
+    match mount.propagation() {
+        MountPropagation::PropagationPrivate => Ok(()),
+        other => Err(format!(
+            "recursive_read_only conflicts with mount propagation {} at {path:?}",
+            other.as_str_name()
+        )),
+    }
 }
 
 /// A place within a mounted image, its links followed inside the image only.
