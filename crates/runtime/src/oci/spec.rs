@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cri::v1::{ContainerConfig, MountPropagation, NamespaceMode};
+use cri::v1::{ContainerConfig, LinuxContainerSecurityContext, MountPropagation, NamespaceMode};
 use serde_json::{Value, json};
 
 use super::host::{DeviceNode, ResolvedMount};
@@ -118,7 +118,7 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Value, String> {
     });
     if !privileged {
         linux["maskedPaths"] = json!(security.map_or(&[][..], |context| &context.masked_paths));
-        linux["readonlyPaths"] = json!(security.map_or(&[][..], |context| &context.readonly_paths));
+        linux["readonlyPaths"] = json!(readonly_paths(inputs, security));
     }
     let bidirectional =
         |mount: &ResolvedMount| mount.propagation == MountPropagation::PropagationBidirectional;
@@ -270,6 +270,16 @@ fn bind(mount: &ResolvedMount) -> Value {
         "source": mount.source,
         "options": ["rbind", propagation, access],
     })
+}
+
+/// What was asked for; and the directory of the cgroup hierarchies, in which only their mount points had to be made.
+fn readonly_paths(inputs: &Inputs<'_>, security: Option<&LinuxContainerSecurityContext>) -> Vec<String> {
+    let mut paths = security.map_or_else(Vec::new, |context| context.readonly_paths.clone());
+    let own = |mount: &ResolvedMount| mount.target.trim_end_matches('/') == CGROUPS;
+    if matches!(inputs.cgroups, CgroupView::Hierarchies(_)) && !inputs.mounts.iter().any(own) {
+        paths.push(CGROUPS.to_owned());
+    }
+    paths
 }
 
 fn device(device: &DeviceNode) -> Value {

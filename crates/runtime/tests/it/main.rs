@@ -2,9 +2,10 @@
 //!
 //! The payload is Debian's static busybox in an image made here. Needs root, cgroups and overlayfs; without
 //! them every test is skipped and says why. This binary is also the shim (`<binary> shim …`) and, for the
-//! tests that kill it, the runtime (`<binary> serve <root>`).
+//! tests that kill it, the runtime (`<binary> serve <root>`), and a set-uid program (`<binary> euid`).
 
 mod containers;
+mod escapes;
 mod figures;
 mod place;
 mod recovery;
@@ -15,12 +16,17 @@ use std::process::ExitCode;
 /// Name and body; a body panics to fail.
 type Test = (&'static str, fn());
 
-const TESTS: &[&[Test]] = &[containers::TESTS, recovery::TESTS, streams::TESTS];
+const TESTS: &[&[Test]] = &[containers::TESTS, escapes::TESTS, recovery::TESTS, streams::TESTS];
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1).peekable();
     match args.peek().and_then(|word| word.to_str()) {
         Some("shim") => return runtime::shim::main(args.skip(1)),
+        // What a set-uid program becomes.
+        Some("euid") => {
+            println!("{}", rustix::process::geteuid().as_raw());
+            return ExitCode::SUCCESS;
+        }
         Some("serve") => return recovery::serve(args.nth(1).expect("a root to serve")),
         _ => {}
     }

@@ -109,8 +109,18 @@ pub(crate) fn with_runtime<F: Future<Output = ()>>(body: impl FnOnce(Arc<Place>,
 
 /// Imports an image of busybox, as a `docker save` archive.
 pub(crate) async fn import(place: &Place, clients: &cri::Clients) {
-    let archive = place.dir.path().join("busybox.tar");
-    std::fs::write(&archive, busybox_archive()).unwrap();
+    import_archive(place, clients, IMAGE, &[]).await.unwrap();
+}
+
+/// Imports an image of busybox with `layers` on top of it.
+pub(crate) async fn import_archive(
+    place: &Place,
+    clients: &cri::Clients,
+    name: &str,
+    layers: &[Vec<u8>],
+) -> Result<(), tonic::Status> {
+    let archive = place.dir.path().join("image.tar");
+    std::fs::write(&archive, archive_of(name, layers)).unwrap();
     let request = cri::images::ImportRequest {
         path: archive.display().to_string(),
         ..Default::default()
@@ -119,17 +129,48 @@ pub(crate) async fn import(place: &Place, clients: &cri::Clients) {
         .kijabi
         .clone()
         .import(tokio_stream::iter([request]))
-        .await
-        .unwrap()
+        .await?
         .into_inner();
     let mut names = Vec::new();
-    while let Some(message) = progress.message().await.unwrap() {
+    while let Some(message) = progress.message().await? {
         names.extend(message.images);
     }
-    assert_eq!(names, [IMAGE]);
+    assert_eq!(names, [name]);
+    Ok(())
 }
 
-fn busybox_archive() -> Vec<u8> {
+fn archive_of(name: &str, upper: &[Vec<u8>]) -> Vec<u8> {
+    let layers: Vec<Vec<u8>> = [busybox_layer()]
+        .into_iter()
+        .chain(upper.iter().cloned())
+        .collect();
+    let digests: Vec<String> = layers
+        .iter()
+        .map(|layer| runtime::images::Digest::of(layer).to_string())
+        .collect();
+    let config = serde_json::json!({
+        "os": "linux",
+        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": digests},
+    });
+    let names: Vec<String> = (0..layers.len()).map(|at| format!("layer-{at}.tar")).collect();
+    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [name], "Layers": names}]);
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut add = |name: &str, data: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, data).unwrap();
+    };
+    for (name, layer) in names.iter().zip(&layers) {
+        add(name, layer);
+    }
+    add("config.json", config.to_string().as_bytes());
+    add("manifest.json", manifest.to_string().as_bytes());
+    archive.into_inner().unwrap()
+}
+
+fn busybox_layer() -> Vec<u8> {
     let busybox = std::fs::read("/bin/busybox").unwrap();
     let mut layer = tar::Builder::new(Vec::new());
     let mut add = |name: &str, kind: tar::EntryType, mode: u32, data: &[u8], link: Option<&str>| {
@@ -148,7 +189,7 @@ fn busybox_archive() -> Vec<u8> {
     add("bin/busybox", tar::EntryType::Regular, 0o755, &busybox, None);
     for name in [
         "sh", "cat", "sleep", "id", "echo", "ls", "true", "mount", "nc", "stty", "head", "grep", "mkdir",
-        "touch", "kill", "hostname", "unshare", "seq", "tty", "dd", "printf", "env",
+        "touch", "kill", "hostname", "unshare", "seq", "tty", "dd", "printf", "env", "wc", "readlink", "rm",
     ] {
         add(
             &format!("bin/{name}"),
@@ -173,28 +214,7 @@ fn busybox_archive() -> Vec<u8> {
         b"root:x:0:\nweb:x:34:\nlogs:x:40:web\n",
         None,
     );
-    let layer = layer.into_inner().unwrap();
-    let digest = runtime::images::Digest::of(&layer).to_string();
-    let config = serde_json::json!({
-        "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
-        "rootfs": {"type": "layers", "diff_ids": [digest]},
-    });
-    let config = config.to_string().into_bytes();
-    let manifest =
-        serde_json::json!([{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]);
-    let mut archive = tar::Builder::new(Vec::new());
-    for (name, data) in [
-        ("layer.tar", &layer),
-        ("config.json", &config),
-        ("manifest.json", &manifest.to_string().into_bytes()),
-    ] {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(data.len() as u64);
-        header.set_mode(0o644);
-        archive.append_data(&mut header, name, data.as_slice()).unwrap();
-    }
-    archive.into_inner().unwrap()
+    layer.into_inner().unwrap()
 }
 
 /// One pod and what is done to it.
