@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Status(DataDir),
     /// Try what the kernel must offer, and say in plain words what it lacks
     Check,
+    /// Serve the container runtime alone (CRI on a socket), for another kubelet or for tests
+    Runtime(Runtime),
     /// Bring images onto this node, list and remove them
     Image(Image),
     /// Start a throw-away cluster with a sample application, until Ctrl-C
@@ -141,6 +143,30 @@ pub(crate) struct Up {
     /// Registries, host or host:port, that may be spoken to in plain HTTP (loopback always may)
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,
+    /// Directory of `<host>/hosts.toml`: mirrors and authorities of registries, as containerd's certs.d
+    #[arg(long, default_value = "/etc/kijabi/certs.d", value_name = "DIR")]
+    pub registry_config_path: PathBuf,
+    /// Detail of the log: error, warn, info, debug, trace, or a tracing filter
+    #[arg(long, env = "KIJABI_LOG", default_value = "warn", value_name = "FILTER")]
+    pub log: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Runtime {
+    #[command(flatten)]
+    pub data_dir: DataDir,
+    /// Where to serve [default: <DATA_DIR>/agent/cri.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Range of the pods' addresses on this node, until a kubelet names another
+    #[arg(long, default_value = "10.42.0.0/24", value_name = "CIDR")]
+    pub pod_cidr: IpNet,
+    /// Registries, host or host:port, that may be spoken to in plain HTTP (loopback always may)
+    #[arg(long, value_name = "HOST")]
+    pub insecure_registry: Vec<String>,
+    /// Directory of `<host>/hosts.toml`: mirrors and authorities of registries, as containerd's certs.d
+    #[arg(long, default_value = "/etc/kijabi/certs.d", value_name = "DIR")]
+    pub registry_config_path: PathBuf,
     /// Detail of the log: error, warn, info, debug, trace, or a tracing filter
     #[arg(long, env = "KIJABI_LOG", default_value = "warn", value_name = "FILTER")]
     pub log: String,
@@ -195,6 +221,8 @@ pub(crate) enum ImageCommand {
         #[arg(long, value_name = "USER:PASSWORD")]
         creds: Option<String>,
     },
+    /// Read every stored image, repair what is damaged, and say what was
+    Check,
     /// Remove images by name or id
     #[command(alias = "rm")]
     Remove {

@@ -4,7 +4,7 @@ use crate::cli::{Image, ImageCommand};
 use crate::instance::Instance;
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use cri::images::{ImportRequest, Progress, PullRequest};
+use cri::images::{CheckRequest, ImportRequest, Progress, PullRequest};
 use cri::v1;
 use futures::StreamExt as _;
 use std::path::Path;
@@ -33,6 +33,7 @@ pub(crate) async fn run(command: Image) -> anyhow::Result<()> {
             }
         }
         ImageCommand::List => list(&mut clients).await?,
+        ImageCommand::Check => check(&mut clients).await?,
         ImageCommand::Pull { image, creds } => {
             let (username, password) = match creds.as_deref().map(|creds| creds.split_once(':')) {
                 None => ("", ""),
@@ -166,6 +167,21 @@ async fn drain(
         images.extend(answer.images);
     }
     Ok(images)
+}
+
+/// Prints what was damaged.
+async fn check(clients: &mut cri::Clients) -> anyhow::Result<()> {
+    let answer = clients.kijabi.check(CheckRequest {}).await.map_err(plain)?;
+    let mut messages = answer.into_inner();
+    while let Some(message) = messages.message().await.map_err(plain)? {
+        if !message.line.is_empty() {
+            eprintln!("{}", message.line);
+        }
+        for finding in message.findings {
+            println!("{finding}");
+        }
+    }
+    Ok(())
 }
 
 async fn list(clients: &mut cri::Clients) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ mod instance;
 mod node;
 mod pki;
 mod progress;
+mod runtime_only;
 mod status;
 mod teardown;
 mod up;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let log = match &command {
         Command::Up(up) => up.log.as_str(),
+        Command::Runtime(options) => options.log.as_str(),
         _ => "error",
     };
     let filter = tracing_subscriber::EnvFilter::try_new(log)?;
@@ -61,6 +63,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(options) => up::run(&options).await?,
+        Command::Runtime(options) => runtime_only::run(&options).await?,
         Command::Down(options) => teardown::run(&options, &progress::Progress::start()).await?,
         Command::Status(options) => return status::run(&options).await,
         Command::Check => return status::check(),

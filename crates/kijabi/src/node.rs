@@ -163,6 +163,7 @@ pub(crate) fn runtime_config(options: &Up, instance: &Instance) -> runtime::Conf
         instance.id(),
     );
     config.registries.insecure.clone_from(&options.insecure_registry);
+    config.registries.hosts = Some(options.registry_config_path.clone());
     config
 }
 

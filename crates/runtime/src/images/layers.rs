@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::content::{Content, Tee, check_digest, check_size};
 use super::source::Packing;
 use super::tree::{self, Usage};
-use super::{Digest, ImageError, io_error};
+use super::{Digest, ImageError, integrity, io_error};
 
 const READ_AHEAD: usize = 256 * 1024;
 
@@ -69,6 +69,42 @@ impl Layers {
 
     pub(crate) fn has(&self, chain_id: &Digest) -> bool {
         self.root.join(chain_id.hex()).is_dir()
+    }
+
+    /// Whether the directory and its note are there and go together; not what the files hold.
+    pub(crate) fn is_whole(&self, chain_id: &Digest, diff_id: &Digest) -> bool {
+        let place = self.root.join(chain_id.hex());
+        let note = fs::read(place.join("layer.json")).ok();
+        let note = note.and_then(|text| serde_json::from_slice::<Note>(&text).ok());
+        place.join("fs").is_dir() && note.is_some_and(|note| note.diff_id == *diff_id)
+    }
+
+    /// Removes a layer that is not what it should be.
+    pub(crate) fn discard(&self, chain_id: &Digest) -> Result<(), ImageError> {
+        let place = self.root.join(chain_id.hex());
+        let doomed = self.root.join(format!(".gone-{}", chain_id.hex()));
+        match fs::rename(&place, &doomed) {
+            Ok(()) => fs::remove_dir_all(&doomed).map_err(|error| io_error("remove", &doomed, error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(io_error("remove", &place, error)),
+        }
+    }
+
+    /// Unpacks a blob beside the layers and tells whether the layer is just that.
+    pub(crate) fn matches(
+        &self,
+        content: &Content,
+        blob: &Digest,
+        diff_id: &Digest,
+        chain: &[Digest],
+    ) -> Result<bool, ImageError> {
+        let Some(chain_id) = chain.last() else {
+            return Ok(true);
+        };
+        let mut file = content.open_blob(blob)?;
+        let (fresh, _) = self.unpack_beside(&format!("layer {blob}"), &mut file, diff_id, chain)?;
+        integrity::same_tree(&fresh.path().join("fs"), &self.fs(chain_id))
+            .map_err(|error| io_error("compare", &self.fs(chain_id), error))
     }
 
     /// Takes a layer in: its bytes into the content store, its files under `chain_id` (the last of `chain`).
@@ -128,9 +164,32 @@ impl Layers {
         diff_id: &Digest,
         chain: &[Digest],
     ) -> Result<Packing, ImageError> {
-        let Some((chain_id, below)) = chain.split_last() else {
+        let Some(chain_id) = chain.last() else {
             return Err(ImageError::Malformed("a layer without a place".to_owned()));
         };
+        let (target, packing) = self.unpack_beside(what, packed, diff_id, chain)?;
+        let place = self.root.join(chain_id.hex());
+        let target = target.keep();
+        match fs::rename(&target, &place) {
+            Ok(()) => Ok(packing),
+            // Somebody else was faster with the same layer.
+            Err(_) if self.has(chain_id) => {
+                fs::remove_dir_all(&target).map_err(|error| io_error("remove", &target, error))?;
+                Ok(packing)
+            }
+            Err(error) => Err(io_error("create", &place, error)),
+        }
+    }
+
+    /// Unpacks and checks a layer in a directory that is not its place yet.
+    fn unpack_beside(
+        &self,
+        what: &str,
+        packed: &mut dyn Read,
+        diff_id: &Digest,
+        chain: &[Digest],
+    ) -> Result<(tempfile::TempDir, Packing), ImageError> {
+        let below = chain.split_last().map_or(&[][..], |(_, below)| below);
         let failed = |error: io::Error| ImageError::Malformed(format!("{what}: {error}"));
         let mut packed = BufReader::with_capacity(READ_AHEAD, packed);
         let packing = Packing::of(io::BufRead::fill_buf(&mut packed).map_err(failed)?);
@@ -152,17 +211,7 @@ impl Layers {
         let note_path = target.path().join("layer.json");
         let text = serde_json::to_vec(&note).map_err(|error| failed(error.into()))?;
         fs::write(&note_path, text).map_err(|error| io_error("write", &note_path, error))?;
-        let place = self.root.join(chain_id.hex());
-        let target = target.keep();
-        match fs::rename(&target, &place) {
-            Ok(()) => Ok(packing),
-            // Somebody else was faster with the same layer.
-            Err(_) if self.has(chain_id) => {
-                fs::remove_dir_all(&target).map_err(|error| io_error("remove", &target, error))?;
-                Ok(packing)
-            }
-            Err(error) => Err(io_error("create", &place, error)),
-        }
+        Ok((target, packing))
     }
 
     /// What the layers take on disk, by what was noted when they were unpacked.

@@ -11,6 +11,8 @@
 
 mod archive;
 mod content;
+mod hosts;
+mod integrity;
 mod layers;
 mod pull;
 mod record;
@@ -22,7 +24,9 @@ mod tree;
 use std::io;
 use std::path::Path;
 
-pub use pull::{Credentials, Registries};
+pub use hosts::Registries;
+pub use integrity::Finding;
+pub use pull::Credentials;
 pub use record::{ImageConfig, ImageRecord};
 pub use reference::{Digest, Reference};
 pub use store::{FsInfo, Images};
@@ -46,6 +50,8 @@ pub enum ImageError {
     },
     #[error("image {0:?}: not found")]
     NotFound(String),
+    #[error("registry configuration {path}: {reason}")]
+    Hosts { path: String, reason: String },
     #[error("failed to pull and unpack image {image:?}: {reason}")]
     Pull {
         image: String,

@@ -1,18 +1,21 @@
 //! Pulling by the distribution protocol.
 //!
-//! Layers come side by side, are checked against the manifest while they come, and are unpacked in order.
+//! Layers come side by side, are checked against the manifest while they come, and are unpacked in order. Each
+//! thing is asked of the registry's mirrors first ([`super::hosts`]) and of the registry last; one that could
+//! not be reached is not asked again in the same pull.
 //! Messages are containerd's, because people and the kubelet know them.
 
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
-use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::Client;
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference as RemoteReference};
 
 use super::content::check_digest;
+use super::hosts::Endpoint;
 use super::record::{ConfigFile, Descriptor, ImageRecord, Index, Manifest, parse};
 use super::store::{Images, Inner, run_blocking};
 use super::{Digest, ImageError, Progress, PullFailure, Reference};
@@ -26,13 +29,6 @@ const MANIFESTS: [&str; 4] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
-
-/// How registries are spoken to.
-#[derive(Clone, Debug, Default)]
-pub struct Registries {
-    /// Hosts (with port) spoken to in plain HTTP. Those on loopback are anyway.
-    pub insecure: Vec<String>,
-}
 
 /// Who asks.
 #[derive(Clone, PartialEq, Eq)]
@@ -55,26 +51,20 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-impl Registries {
-    fn is_plain(&self, registry: &str) -> bool {
-        let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
-        let loopback = host == "localhost"
-            || host
-                .trim_matches(['[', ']'])
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback());
-        loopback || self.insecure.iter().any(|known| known == registry)
-    }
-}
-
 /// One pull under way.
 struct Pull {
     inner: Arc<Inner>,
+    places: Vec<Place>,
+    name: Reference,
+    progress: Progress,
+}
+
+/// A place to ask, with a client of its own: it keeps credentials, and they are not everybody's.
+struct Place {
+    endpoint: Endpoint,
     client: Client,
     auth: RegistryAuth,
-    name: Reference,
-    remote: RemoteReference,
-    progress: Progress,
+    unreachable: AtomicBool,
 }
 
 impl Images {
@@ -86,33 +76,26 @@ impl Images {
         progress: Progress,
     ) -> Result<ImageRecord, ImageError> {
         let reference = Reference::parse(name)?;
-        let registry = reference.registry().to_owned();
-        let protocol = match self.inner.registries.is_plain(&registry) {
-            true => ClientProtocol::HttpsExcept(vec![registry]),
-            false => ClientProtocol::Https,
-        };
-        // A client of its own per pull: it keeps credentials by registry, and they are not everybody's.
-        let client = Client::new(ClientConfig {
-            protocol,
-            connect_timeout: Some(std::time::Duration::from_secs(30)),
-            read_timeout: Some(std::time::Duration::from_secs(60)),
-            ..ClientConfig::default()
-        });
-        let remote = reference
-            .to_string()
-            .parse()
-            .map_err(|_| ImageError::InvalidReference(name.to_owned()))?;
         let auth = match credentials {
             Credentials::Anonymous => RegistryAuth::Anonymous,
             Credentials::Basic { username, password } => RegistryAuth::Basic(username, password),
             Credentials::Token(token) => RegistryAuth::Bearer(token),
         };
+        let (registries, wanted) = (self.inner.registries.clone(), reference.clone());
+        let endpoints = run_blocking(move || registries.endpoints(&wanted)).await?;
+        let place = |endpoint: Endpoint| Place {
+            client: Client::new(endpoint.client_config()),
+            auth: match endpoint.is_server {
+                true => auth.clone(),
+                false => RegistryAuth::Anonymous,
+            },
+            endpoint,
+            unreachable: AtomicBool::new(false),
+        };
         let pull = Pull {
             inner: self.inner.clone(),
-            client,
-            auth,
+            places: endpoints.into_iter().map(place).collect(),
             name: reference,
-            remote,
             progress,
         };
         let result = {
@@ -124,11 +107,32 @@ impl Images {
     }
 }
 
+impl Place {
+    /// Whether it may be asked: for what a tag stands for, or for what a digest names.
+    fn answers(&self, by_digest: bool) -> bool {
+        let able = match by_digest {
+            true => self.endpoint.pulls,
+            false => self.endpoint.resolves,
+        };
+        able && !self.unreachable.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, error: &OciDistributionError) {
+        if let OciDistributionError::RequestError(request) = error
+            && (request.is_connect() || request.is_timeout())
+            && !self.endpoint.is_server
+        {
+            self.unreachable.store(true, Ordering::Relaxed);
+        }
+        tracing::debug!(host = %self.endpoint.host, %error, "a place did not give an image");
+    }
+}
+
 impl Pull {
     async fn run(&self) -> Result<ImageRecord, ImageError> {
         (self.progress)(format!("resolving {}", self.name));
         let (mut bytes, top) = self
-            .manifest(&self.remote)
+            .manifest(&self.name)
             .await
             .map_err(|error| self.resolve_failed(&error))?;
         let mut digest = top.clone();
@@ -142,12 +146,12 @@ impl Pull {
                     "no match for platform in manifest: not found".to_owned(),
                 )
             })?;
-            let by_digest = format!("{}@{}", self.name.repository(), ours.digest);
-            let remote = by_digest
-                .parse()
-                .map_err(|_| ImageError::InvalidReference(by_digest.clone()))?;
+            let by_digest = Reference {
+                digest: Some(ours.digest.clone()),
+                ..self.name.clone()
+            };
             (bytes, digest) = self
-                .manifest(&remote)
+                .manifest(&by_digest)
                 .await
                 .map_err(|error| self.copy_failed(&error))?;
             check_digest("manifest", &ours.digest, &digest)?;
@@ -164,13 +168,35 @@ impl Pull {
         self.keep(&bytes, top, digest, manifest, config).await
     }
 
-    async fn manifest(&self, remote: &RemoteReference) -> Result<(Vec<u8>, Digest), OciDistributionError> {
-        let (bytes, _) = self
-            .client
-            .pull_manifest_raw(remote, &self.auth, &MANIFESTS)
-            .await?;
-        let digest = Digest::of(&bytes);
-        Ok((bytes.to_vec(), digest))
+    /// The manifest from the first place that has it; the last place's error when none has.
+    async fn manifest(&self, name: &Reference) -> Result<(Vec<u8>, Digest), OciDistributionError> {
+        let mut last = None;
+        for place in self
+            .places
+            .iter()
+            .filter(|place| place.answers(name.digest.is_some()))
+        {
+            let remote = place.endpoint.reference(name);
+            match place
+                .client
+                .pull_manifest_raw(&remote, &place.auth, &MANIFESTS)
+                .await
+            {
+                Ok((bytes, _)) => {
+                    let digest = Digest::of(&bytes);
+                    let wanted = name.digest.as_ref().is_none_or(|wanted| *wanted == digest);
+                    // Of a mirror that has something else the next place is better; of the registry it is an error.
+                    if wanted || place.endpoint.is_server {
+                        return Ok((bytes.to_vec(), digest));
+                    }
+                }
+                Err(error) => {
+                    place.note(&error);
+                    last = Some(error);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(nobody))
     }
 
     async fn layers(&self, manifest: &Manifest, config: &ConfigFile) -> Result<(), ImageError> {
@@ -210,12 +236,35 @@ impl Pull {
             size: i64::try_from(descriptor.size).unwrap_or(i64::MAX),
             ..Default::default()
         };
-        let stream = self
-            .client
-            .pull_blob_stream(&self.remote, &wanted)
-            .await
-            .map_err(|error| self.copy_failed(&error))?;
-        let mut stream = stream.stream;
+        let mut last = None;
+        for place in self.places.iter().filter(|place| place.answers(true)) {
+            let remote = place.endpoint.reference(&self.name);
+            // A blob may be the first thing a place is asked for.
+            let registry = remote.resolve_registry();
+            place.client.store_auth_if_needed(registry, &place.auth).await;
+            let stream = match place.client.pull_blob_stream(&remote, &wanted).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    place.note(&error);
+                    last = Some(self.copy_failed(&error));
+                    continue;
+                }
+            };
+            match self.copy(stream.stream, descriptor, what).await {
+                // What a mirror spoils the next place may still have whole.
+                Err(error) if !place.endpoint.is_server => last = Some(error),
+                done => return done,
+            }
+        }
+        Err(last.unwrap_or_else(|| self.copy_failed(&nobody())))
+    }
+
+    async fn copy<Chunk: AsRef<[u8]>>(
+        &self,
+        mut stream: impl futures::Stream<Item = std::io::Result<Chunk>> + Unpin,
+        descriptor: &Descriptor,
+        what: &str,
+    ) -> Result<(), ImageError> {
         let mut ingest = self.inner.content.ingest()?;
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|error| {
@@ -225,7 +274,7 @@ impl Pull {
                 )
             })?;
             ingest
-                .write_all(&chunk)
+                .write_all(chunk.as_ref())
                 .map_err(|error| super::io_error("write", std::path::Path::new(what), error))?;
         }
         ingest.commit(what, &descriptor.digest, Some(descriptor.size))
@@ -297,6 +346,11 @@ impl Pull {
             kind,
         }
     }
+}
+
+/// No place may be asked: every one lacks the capability or was out of reach.
+fn nobody() -> OciDistributionError {
+    OciDistributionError::GenericError(Some("no configured host may be asked for it".to_owned()))
 }
 
 /// Why a request came to nothing, in the words of Go's client where the cause is a common one.

@@ -12,25 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 use super::*;
-
-#[test]
-fn plain_http_is_for_loopback_and_the_listed() {
-    let registries = Registries {
-        insecure: vec!["registry.lan:5000".to_owned()],
-    };
-    for plain in [
-        "localhost:5000",
-        "127.0.0.1:5000",
-        "127.0.0.1",
-        "[::1]:5000",
-        "registry.lan:5000",
-    ] {
-        assert!(registries.is_plain(plain), "{plain}");
-    }
-    for secure in ["index.docker.io", "registry.lan", "localhost.example.com"] {
-        assert!(!registries.is_plain(secure), "{secure}");
-    }
-}
+use crate::images::Registries;
 
 /// What a registry holds, by path, and whom it lets in.
 #[derive(Default)]
@@ -261,6 +243,45 @@ async fn failures_are_told_apart() {
         dead.contains("dial tcp 127.0.0.1:1: connect: connection refused"),
         "{dead}"
     );
+}
+
+#[tokio::test]
+async fn mirrors_are_asked_first_and_the_registry_last() {
+    let flip: fn(&[u8]) -> Vec<u8> = |data| {
+        let mut data = data.to_vec();
+        if let Some(byte) = data.get_mut(600) {
+            *byte ^= 1;
+        }
+        data
+    };
+    let (spoiled, spoiled_registry) = registry(flip).serve().await;
+    let mut guarded = registry(<[u8]>::to_vec);
+    guarded.password = Some("Basic dTpw".into());
+    let (server, server_registry) = guarded.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = dir.path().join("certs.d");
+    std::fs::create_dir_all(hosts.join("registry.lan")).unwrap();
+    let text =
+        format!("server = \"http://{server}\"\n[host.\"http://127.0.0.1:1\"]\n[host.\"http://{spoiled}\"]\n");
+    std::fs::write(hosts.join("registry.lan/hosts.toml"), text).unwrap();
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let registries = Registries {
+        hosts: Some(hosts),
+        ..Registries::default()
+    };
+    let images = Images::open(&dir.path().join("store"), registries, Vec::new).unwrap();
+    let credentials = Credentials::Basic {
+        username: "u".into(),
+        password: "p".into(),
+    };
+    let record = images
+        .pull("registry.lan/app:1", credentials, quiet())
+        .await
+        .unwrap();
+    // The dead mirror is passed over; the spoiled one gives manifests and configuration, the registry the layers.
+    assert_eq!(record.tags, ["registry.lan/app:1"]);
+    assert_eq!(spoiled_registry.blobs_sent.load(Ordering::SeqCst), 3);
+    assert_eq!(server_registry.blobs_sent.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

@@ -11,11 +11,11 @@ use tokio::sync::RwLock;
 
 use super::archive::{self, Candidate};
 use super::content::Content;
+use super::hosts::Registries;
 use super::layers::{Incoming, Layers};
-use super::pull::Registries;
 use super::record::{ConfigFile, Descriptor, ImageConfig, ImageRecord, Manifest};
 use super::source::{Packing, Source};
-use super::{Digest, ImageError, Progress, Reference, io_error};
+use super::{Digest, ImageError, Progress, Reference, integrity, io_error};
 
 /// A cheap handle on the image store of one runtime.
 #[derive(Clone)]
@@ -28,12 +28,12 @@ pub(super) struct Inner {
     pub(super) content: Content,
     pub(super) layers: Layers,
     pub(super) registries: Registries,
-    records: Mutex<Vec<ImageRecord>>,
+    pub(super) records: Mutex<Vec<ImageRecord>>,
     /// Held shared while something is taken in whose record is not yet written; collecting waits for none.
     pub(super) lease: RwLock<()>,
-    collection_due: AtomicBool,
+    pub(super) collection_due: AtomicBool,
     /// The layers that containers stand on, whatever becomes of their image.
-    in_use: Box<dyn Fn() -> Vec<Digest> + Send + Sync>,
+    pub(super) in_use: Box<dyn Fn() -> Vec<Digest> + Send + Sync>,
 }
 
 /// What images take on disk.
@@ -63,12 +63,13 @@ impl Images {
         let layers = Layers::open(root)?;
         let mut records = load(root)?;
         // What was lost behind our back is no image any more.
-        records.retain(|record| {
-            let whole = content.size(&record.id).is_some() && record.chain.iter().all(|id| layers.has(id));
-            if !whole {
-                tracing::warn!(image = %record.id, tags = ?record.tags, "image is incomplete on disk and is forgotten");
+        records.retain(|record| match integrity::restore(record, &content, &layers) {
+            Ok(()) => true,
+            Err(error) => {
+                let error = super::describe(&error);
+                tracing::warn!(image = %record.id, tags = ?record.tags, error, "image is damaged on disk and is forgotten");
+                false
             }
-            whole
         });
         let inner = Inner {
             root: root.to_owned(),
@@ -284,7 +285,7 @@ impl Inner {
         self.save(&records)
     }
 
-    fn save(&self, records: &[ImageRecord]) -> Result<(), ImageError> {
+    pub(super) fn save(&self, records: &[ImageRecord]) -> Result<(), ImageError> {
         let path = self.root.join("images.json");
         let write = || -> std::io::Result<()> {
             let mut file = tempfile::NamedTempFile::new_in(&self.root)?;
@@ -330,7 +331,16 @@ pub(super) async fn run_blocking<T: Send + 'static>(
 fn load(root: &Path) -> Result<Vec<ImageRecord>, ImageError> {
     let path = root.join("images.json");
     match fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(|error| io_error("read", &path, error.into())),
+        Ok(text) => match serde_json::from_slice(&text) {
+            Ok(records) => Ok(records),
+            // The images can be had again; a node that does not start cannot.
+            Err(error) => {
+                let aside = root.join("images.json.damaged");
+                fs::rename(&path, &aside).map_err(|error| io_error("move aside", &path, error))?;
+                tracing::error!(%error, kept = %aside.display(), "the list of images is damaged: all are forgotten");
+                Ok(Vec::new())
+            }
+        },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(io_error("read", &path, error)),
     }

@@ -223,3 +223,86 @@ async fn bad_archives_leave_nothing_behind() {
         assert_eq!(place.leftovers(), Vec::<String>::new(), "{what}: {error}");
     }
 }
+
+/// A store with one image of two layers, and the image's record.
+async fn stored() -> (Place, ImageRecord) {
+    let place = place();
+    let layer = tar(&[("bin/hello", b"hi"), ("etc/motd", b"welcome")]);
+    let archive = docker_archive(&layer, &config(&[&layer]), "app:1");
+    let record = place.import(&archive).await.unwrap().remove(0);
+    (place, record)
+}
+
+fn reopened(place: &Place) -> Images {
+    Images::open(&place.dir.path().join("store"), Registries::default(), Vec::new).unwrap()
+}
+
+#[tokio::test]
+async fn a_damaged_layer_is_unpacked_anew() {
+    let damages: [fn(&Path); 5] = [
+        |fs| fs::write(fs.join("bin/hello"), "ho").unwrap(),
+        |fs| fs::remove_file(fs.join("etc/motd")).unwrap(),
+        |fs| fs::write(fs.join("etc/more"), "x").unwrap(),
+        |fs| fs::write(fs.parent().unwrap().join("layer.json"), "{").unwrap(),
+        |fs| fs::remove_dir_all(fs).unwrap(),
+    ];
+    for damage in damages {
+        let (place, record) = stored().await;
+        assert_eq!(place.images.check(quiet()).await.unwrap(), []);
+        let dir = place.images.lower_dirs(&record.chain).remove(0);
+        damage(&dir);
+        let findings = place.images.check(quiet()).await.unwrap();
+        assert!(
+            matches!(&findings[..], [integrity::Finding::LayerRepaired { .. }]),
+            "{findings:?}"
+        );
+        assert_eq!(fs::read_to_string(dir.join("bin/hello")).unwrap(), "hi");
+        assert_eq!(fs::read_to_string(dir.join("etc/motd")).unwrap(), "welcome");
+        assert!(!dir.join("etc/more").exists());
+        assert_eq!(place.images.check(quiet()).await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_repaired_is_forgotten() {
+    for damaged in [0, 1, 2] {
+        let (place, record) = stored().await;
+        let blob = [&record.id, &record.manifest, &record.blobs[0]][damaged].clone();
+        let path = place
+            .dir
+            .path()
+            .join("store/content/blobs/sha256")
+            .join(blob.hex());
+        fs::write(path, "damaged").unwrap();
+        let findings = place.images.check(quiet()).await.unwrap();
+        assert!(
+            matches!(&findings[..], [integrity::Finding::ImageForgotten { .. }]),
+            "{findings:?}"
+        );
+        place.images.collect().await.unwrap();
+        assert!(place.images.find("app:1").is_none());
+        assert_eq!(place.leftovers(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_start_restores_what_it_can_and_goes_on_without_the_rest() {
+    let (place, record) = stored().await;
+    let dir = place.images.lower_dirs(&record.chain).remove(0);
+    fs::remove_dir_all(dir.parent().unwrap()).unwrap();
+    let images = reopened(&place);
+    assert_eq!(images.find("app:1").unwrap().id, record.id);
+    assert_eq!(fs::read_to_string(dir.join("bin/hello")).unwrap(), "hi");
+
+    let list = place.dir.path().join("store/images.json");
+    fs::write(&list, "[{").unwrap();
+    let images = reopened(&place);
+    assert_eq!(images.list(), []);
+    assert!(list.with_extension("json.damaged").exists());
+    assert!(
+        place
+            .import(&docker_archive(&[0; 1024], &config(&[&[0; 1024]]), "b:1"))
+            .await
+            .is_ok()
+    );
+}

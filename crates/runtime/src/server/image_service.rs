@@ -212,7 +212,8 @@ pub(super) fn image_status(error: &ImageError) -> Status {
         ImageError::InvalidReference(_)
         | ImageError::NotAnArchive(_)
         | ImageError::Malformed(_)
-        | ImageError::Digest { .. } => Status::invalid_argument(message),
+        | ImageError::Digest { .. }
+        | ImageError::Hosts { .. } => Status::invalid_argument(message),
         ImageError::Pull { .. } | ImageError::Io { .. } => Status::unknown(message),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cri::images::images_server::Images as ImagesService;
-use cri::images::{ImportRequest, Progress as ProgressMessage, PullRequest};
+use cri::images::{CheckRequest, ImportRequest, Progress as ProgressMessage, PullRequest};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -41,6 +41,7 @@ type Sender = mpsc::UnboundedSender<Result<ProgressMessage, Status>>;
 impl ImagesService for KijabiImages {
     type ImportStream = BoxStream<ProgressMessage>;
     type PullStream = BoxStream<ProgressMessage>;
+    type CheckStream = BoxStream<ProgressMessage>;
 
     async fn import(
         &self,
@@ -88,6 +89,25 @@ impl ImagesService for KijabiImages {
         });
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver))))
     }
+
+    async fn check(&self, _: Request<CheckRequest>) -> Result<Response<Self::CheckStream>, Status> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let engine = self.engine.clone();
+        tokio::spawn(async move {
+            let result = engine.images.check(progress(&sender)).await;
+            let collected = engine.images.collect().await;
+            let message = collected
+                .and(result)
+                .map(|findings| ProgressMessage {
+                    findings: findings.iter().map(ToString::to_string).collect(),
+                    ..Default::default()
+                })
+                .map_err(|error| image_status(&error));
+            // Nobody may be listening any more.
+            sender.send(message).ok();
+        });
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver))))
+    }
 }
 
 impl KijabiImages {
@@ -117,7 +137,7 @@ fn progress(sender: &Sender) -> Progress {
         sender
             .send(Ok(ProgressMessage {
                 line,
-                images: Vec::new(),
+                ..Default::default()
             }))
             .ok();
     })
@@ -133,8 +153,8 @@ fn finish(sender: &Sender, result: Result<Vec<ImageRecord>, ImageError>) {
     };
     let message = result
         .map(|records| ProgressMessage {
-            line: String::new(),
             images: records.into_iter().map(name).collect(),
+            ..Default::default()
         })
         .map_err(|error| image_status(&error));
     // As above.
