@@ -16,6 +16,9 @@ pub(crate) fn missing() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("containers need root".to_owned());
     }
+    if let Err(error) = linux::namespace::in_new_net(|| Ok(())) {
+        return Some(format!("containers need namespaces: {error}"));
+    }
     if !Path::new("/bin/busybox").exists() {
         return Some("the payload is Debian's busybox-static, which is not installed".to_owned());
     }

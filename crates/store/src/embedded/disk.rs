@@ -53,7 +53,7 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
 pub struct DataDir {
     path: PathBuf,
     /// Open while locked.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<Lock>>,
 }
 
 impl DataDir {
@@ -88,8 +88,20 @@ impl DataDir {
         }
         Ok(Self {
             path: dir.to_owned(),
-            lock: Mutex::new(Some(lock)),
+            lock: Mutex::new(Some(Lock(lock))),
         })
+    }
+}
+
+/// The locked file.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child forked elsewhere in this process holds the file open until it executes
+        // its program. Should unlocking fail, the lock goes with that.
+        self.0.unlock().ok();
     }
 }
 

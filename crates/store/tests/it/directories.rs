@@ -119,7 +119,7 @@ impl<'a> Tmpfs<'a> {
             .arg(dir)
             .output()
             .ok()?;
-        done.status.success().then_some(Self(dir))
+        done.status.success().then(|| Self(dir))
     }
 
     fn remount(&self, option: &str) {

@@ -333,7 +333,8 @@ async fn flipped_bits_are_noticed() {
         damaged.flip("store.redb", bytes[dice.roll(bytes.len())], 1 << dice.roll(8));
         match open(&damaged).await {
             Err(Error::Corrupt { path, .. }) => {
-                assert_eq!(path, damaged.path("store.redb"));
+                // Tables of which an older state is left whole no longer fit the log: then that is named.
+                assert_eq!(path.parent(), damaged.path("store.redb").parent());
                 refused += 1;
             }
             Err(error) => panic!("{error:?}"),
