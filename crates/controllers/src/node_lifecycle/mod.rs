@@ -151,11 +151,17 @@ impl Shell {
         }
     }
 
-    /// A pod that claims to be ready on a node that is not.
+    /// A pod that is new to a node that is not ready. What a pod says of itself afterwards is its kubelet's to say: to
+    /// contradict it every time would go on until one of the two gave in.
     fn pod_event(&self, event: &Event<Pod>) {
         let pod = event.object();
         let name = pods::node_name(pod);
-        if name.is_empty() || !pods::is_ready(pod) || matches!(event, Event::Deleted(_)) {
+        let known = match event {
+            Event::Added(_) => "",
+            Event::Updated { old, .. } => pods::node_name(old),
+            Event::Deleted(_) => return,
+        };
+        if name == known || name.is_empty() {
             return;
         }
         if let Some(node) = self.nodes.find("", name)
