@@ -1,6 +1,6 @@
 //! What a node's silence and conditions mean: pure functions over nodes and times.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::BTreeMap;
@@ -68,12 +68,6 @@ pub(super) fn silenced(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>
         }
     }
     (all != conditions(node)).then_some(all)
-}
-
-/// How long until a node last heard of at `heard` counts as silent; zero when it does.
-pub(super) fn silent_in(heard: Timestamp, grace: Duration, now: Timestamp) -> Duration {
-    let grace = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
-    Duration::try_from(grace - now.duration_since(heard)).unwrap_or(Duration::ZERO)
 }
 
 /// Whether a node's taint of effect NoExecute has to come, and may.

@@ -27,6 +27,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::time::Instant;
 
 const LEASES: &str = "kube-node-lease";
 const WORKERS: usize = 8;
@@ -40,10 +41,10 @@ struct Shell {
     pods: Informer<Pod>,
     pods_by_node: Index<Pod>,
     queue: Queue<ObjectKey>,
-    /// When a node was last heard.
-    heard: Mutex<HashMap<String, Timestamp>>,
+    /// When a node was last heard. Silence is measured by timers, as upstream does: setting the wall clock silences nobody.
+    heard: Mutex<HashMap<String, Instant>>,
     /// When a zone's next node may be emptied.
-    next_eviction: Mutex<HashMap<String, Timestamp>>,
+    next_eviction: Mutex<HashMap<String, Instant>>,
     all_silent: AtomicBool,
 }
 
@@ -173,7 +174,7 @@ impl Shell {
     }
 
     fn hear(&self, name: &str) {
-        self.heard.lock().insert(name.to_owned(), self.context.now());
+        self.heard.lock().insert(name.to_owned(), Instant::now());
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
@@ -186,8 +187,12 @@ impl Shell {
             Some(_) => self.context.options.node_monitor_grace_period,
             None => STARTUP_GRACE,
         };
-        let heard = *self.heard.lock().entry_ref(key.name.as_str()).or_insert(now);
-        let silent_in = decide::silent_in(heard, grace, now);
+        let heard = *self
+            .heard
+            .lock()
+            .entry_ref(key.name.as_str())
+            .or_insert_with(Instant::now);
+        let silent_in = grace.saturating_sub(heard.elapsed());
         let mut node = node;
         if silent_in.is_zero()
             && let Some(conditions) = decide::silenced(&node, now)
@@ -233,7 +238,7 @@ impl Shell {
         if self.all_silent.swap(all_silent, Ordering::Relaxed) != all_silent {
             if !all_silent {
                 // Whoever could not be heard because of us gets its time again.
-                let mut heard = self.heard.lock();
+                let (mut heard, now) = (self.heard.lock(), Instant::now());
                 heard.values_mut().for_each(|at| *at = now);
             }
             all.iter().for_each(|n| self.queue.add(ObjectKey::of(&**n)));
@@ -242,7 +247,7 @@ impl Shell {
         let evicting = if all_silent {
             Evicting::Never
         } else if decide::needs_eviction(node) {
-            wait = self.wait_for_turn(node, &zones, now);
+            wait = self.wait_for_turn(node, &zones);
             if wait.is_some() {
                 Evicting::Later
             } else {
@@ -272,20 +277,20 @@ impl Shell {
         &self,
         node: &Node,
         zones: &std::collections::BTreeMap<String, (ZoneState, usize)>,
-        now: Timestamp,
     ) -> Option<Duration> {
         let zone = decide::zone_of(node);
         let (state, size) = zones.get(&zone).copied().unwrap_or((ZoneState::Normal, 1));
         let Some(interval) = decide::eviction_interval(state, size) else {
             return Some(Duration::from_secs(5));
         };
+        let now = Instant::now();
         let mut next = self.next_eviction.lock();
         let turn = next.entry(zone).or_insert(now);
         if *turn <= now {
-            *turn = now.saturating_add(interval).unwrap_or(now);
+            *turn = now + interval;
             return None;
         }
-        Some(Duration::try_from(turn.duration_since(now)).unwrap_or(interval))
+        Some(*turn - now)
     }
 
     async fn mark_pods_not_ready(&self, node: &str, now: Timestamp) -> Result<(), kube::Error> {
