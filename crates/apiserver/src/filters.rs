@@ -256,10 +256,8 @@ fn error_output(request: &Request<Body>, query: &Query, features: Features) -> O
 }
 
 fn audit_id() -> HeaderValue {
-    let mut buffer = uuid::Uuid::encode_buffer();
-    let text: &str = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
     // A UUID is printable ASCII.
-    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::try_from(machinery::chance::uuid()).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// 404 for a path nobody knows.

@@ -271,6 +271,7 @@ async fn compact(core: Arc<Core>) {
     let mut last = 0;
     loop {
         tokio::select! {
+            biased;
             () = core.shutdown.cancelled() => return,
             () = tokio::time::sleep(COMPACT_EVERY) => {}
         }

@@ -64,7 +64,9 @@ impl Candidate {
             if self.attempt(&mut observed).await {
                 break;
             }
-            let pause = self.retry_period.mul_f64(rand::rng().random_range(1.0..2.2));
+            let pause = self
+                .retry_period
+                .mul_f64(machinery::chance::rng().random_range(1.0..2.2));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => {

@@ -199,6 +199,7 @@ impl<T: Item> Queue<T> {
             match due {
                 Some(at) => {
                     tokio::select! {
+                        biased;
                         () = changed => {}
                         () = tokio::time::sleep_until(at) => {}
                     }
@@ -236,11 +237,13 @@ impl<T: Item> Queue<T> {
         let tasks = TaskTracker::new();
         loop {
             let permit = tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 // The semaphore is never closed.
                 Ok(permit) = Arc::clone(&permits).acquire_owned() => permit,
             };
             let item = tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 item = self.next() => item,
             };

@@ -20,7 +20,7 @@ where
     for _ in 1..STEPS {
         match attempt().await {
             Err(error) if error.is_conflict() => {
-                let millis = rand::rng().random_range(10..=11);
+                let millis = machinery::chance::rng().random_range(10..=11);
                 tokio::time::sleep(Duration::from_millis(millis)).await;
             }
             other => return other,

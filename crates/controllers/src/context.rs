@@ -97,6 +97,7 @@ impl Context {
         R: Future<Output = Result<Outcome, kube::Error>> + Send + 'static,
     {
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => return,
             () = synced => {}
         }

@@ -20,6 +20,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use parking_lot::Mutex;
 use serde_json::json;
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,7 +131,7 @@ impl Shell {
         for pod in surplus(&pods, self.context.options.terminated_pod_gc_threshold) {
             self.remove(&pod, None).await?;
         }
-        let mut homeless: HashMap<&str, Vec<&Arc<Pod>>> = HashMap::new();
+        let mut homeless: BTreeMap<&str, Vec<&Arc<Pod>>> = BTreeMap::new();
         for pod in &pods {
             let name = pods::node_name(pod);
             match self.nodes.find("", name) {

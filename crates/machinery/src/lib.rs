@@ -5,12 +5,14 @@
 //! (`api`, or a custom resource's schema) or in a strategy (`resources`).
 
 pub mod apply;
+pub mod chance;
 pub mod clock;
 pub mod codec;
 pub mod continue_token;
 pub mod defaults;
 pub mod field;
 pub mod gvk;
+pub mod level;
 pub mod meta;
 pub mod names;
 pub mod patch;

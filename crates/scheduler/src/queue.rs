@@ -156,6 +156,7 @@ impl SchedulingQueue {
             };
             match next {
                 Some(at) => tokio::select! {
+                    biased;
                     () = changed => {}
                     () = tokio::time::sleep_until(at) => {}
                 },

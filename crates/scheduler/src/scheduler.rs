@@ -46,7 +46,7 @@ impl Options {
             client,
             informers,
             clock,
-            seed: rand::rng().random(),
+            seed: machinery::chance::rng().random(),
             scheduler_name: "default-scheduler".to_owned(),
             percentage_of_nodes_to_score: 0,
             host: "localhost".to_owned(),
@@ -130,6 +130,7 @@ impl Scheduler {
     /// Schedules until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = async { self.nodes.synced().await; self.pods.synced().await } => {}
         }
@@ -137,11 +138,13 @@ impl Scheduler {
         let mut snapshot = Snapshot::default();
         loop {
             let permit = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 // The semaphore is never closed.
                 Ok(permit) = Arc::clone(&permits).acquire_owned() => permit,
             };
             let pod = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 pod = self.queue.pop() => pod,
             };

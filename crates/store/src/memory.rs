@@ -14,10 +14,11 @@ use bytes::Bytes;
 use futures::stream;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// The in-memory engine.
 #[derive(Debug)]
@@ -29,8 +30,8 @@ pub struct Memory {
 struct Shared {
     state: Mutex<State>,
     lessor: Lessor,
-    /// The newest revision, for whoever waits for it.
-    revision: watch::Sender<i64>,
+    /// Wakes the watches, in the order in which they began to wait.
+    changed: Notify,
 }
 
 #[derive(Debug)]
@@ -58,12 +59,11 @@ impl Memory {
             keys: BTreeMap::new(),
             log: BTreeMap::new(),
         };
-        let (revision, _) = watch::channel(FIRST_REVISION);
         Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
                 lessor: Lessor::default(),
-                revision,
+                changed: Notify::new(),
             }),
         }
     }
@@ -116,18 +116,16 @@ impl Store for Memory {
             move || {
                 if wanted {
                     asked.store(true, Ordering::Release);
-                    shared.revision.send_modify(|_| {});
+                    shared.changed.notify_waiters();
                 }
             }
         });
-        let changed = shared.revision.subscribe();
         drop(state);
         let cursor = Cursor {
             shared,
             request,
             next,
             asked,
-            changed,
             done: false,
         };
         Ok(Watch::new(Box::pin(stream::unfold(cursor, Cursor::step)), handle))
@@ -187,7 +185,7 @@ impl Store for Memory {
     async fn close(&self) -> Result<()> {
         self.shared.state.lock().closed = true;
         self.shared.lessor.close();
-        self.shared.revision.send_modify(|_| {});
+        self.shared.changed.notify_waiters();
         Ok(())
     }
 }
@@ -223,7 +221,7 @@ impl Shared {
         if !events.is_empty() {
             state.revision = revision;
             state.log.insert(revision, events);
-            self.revision.send_replace(revision);
+            self.changed.notify_waiters();
         }
         Ok(TxnResponse {
             succeeded,
@@ -372,7 +370,6 @@ struct Cursor {
     /// The first revision not yet delivered.
     next: i64,
     asked: Arc<AtomicBool>,
-    changed: watch::Receiver<i64>,
     done: bool,
 }
 
@@ -382,14 +379,18 @@ impl Cursor {
             if self.done {
                 return None;
             }
-            self.changed.mark_unchanged();
+            let shared = Arc::clone(&self.shared);
+            let mut changed = pin!(shared.changed.notified());
+            // Listening before looking: a change in between is heard.
+            changed.as_mut().enable();
             if let Some(batch) = self.read().transpose() {
                 self.done = batch.is_err();
                 return Some((batch, self));
             }
-            if self.shared.state.lock().closed || self.changed.changed().await.is_err() {
+            if self.shared.state.lock().closed {
                 return None;
             }
+            changed.await;
         }
     }
 

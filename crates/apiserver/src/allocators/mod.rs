@@ -32,6 +32,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Keeps the objects right until the server ends. `ranges`: the default family's first.
 pub(crate) async fn run(core: Arc<Core>, ranges: Vec<IpNet>) {
     tokio::select! {
+        biased;
         () = core.shutdown.cancelled() => {}
         () = keep(&core, &ranges) => {}
     }

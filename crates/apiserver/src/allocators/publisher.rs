@@ -90,6 +90,7 @@ impl Publisher<'_> {
             self.settle().await;
             let next = self.again.values().min().copied();
             let events = tokio::select! {
+                biased;
                 events = services.next() => events.map(|e| (self.services, e, Known::service as Apply)),
                 events = objects.next() => events.map(|e| (self.objects, e, Known::object as Apply)),
                 () = sleep_until(next) => {

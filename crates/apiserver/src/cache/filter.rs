@@ -19,7 +19,7 @@ pub struct Filter {
 }
 
 /// Watchers are woken by group: of one object, of one value of an indexed field, of a namespace, or of all.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Group {
     All,
     Namespace(CompactString),

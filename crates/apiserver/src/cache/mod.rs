@@ -309,9 +309,10 @@ impl Cache {
     /// Closes every watch and forgets everything; the next use fills anew.
     fn reset(&self) {
         let mut state = self.state.write();
-        for feed in state.feeds.values() {
-            feed.close();
-        }
+        // In an order that does not depend on the hash, so that what follows does not either.
+        let mut feeds: Vec<_> = state.feeds.iter().collect();
+        feeds.sort_unstable_by_key(|(group, _)| *group);
+        feeds.into_iter().for_each(|(_, feed)| feed.close());
         *state = State::default();
         drop(state);
         self.drafts.lock().clear();

@@ -7,11 +7,11 @@ use super::{Entry, Feed, read_entry};
 use crate::registry::Resource;
 use futures::StreamExt as _;
 use hashbrown::HashMap;
+use machinery::level::Level;
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::time::Duration;
 use store::{KeyRange, ProgressHandle, RangeRequest, Store, WatchRequest};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Everything is stored below this.
@@ -27,7 +27,7 @@ pub struct Reflector {
     store: Arc<dyn Store>,
     /// Caches by key prefix, without [`ROOT`] and the slash at the end.
     resources: RwLock<HashMap<Box<[u8]>, Arc<Resource>>>,
-    revision: watch::Sender<u64>,
+    revision: Level,
     progress: RwLock<Option<ProgressHandle>>,
 }
 
@@ -37,19 +37,18 @@ impl Reflector {
         let reflector = Arc::new(Self {
             store,
             resources: RwLock::default(),
-            revision: watch::Sender::new(0),
+            revision: Level::default(),
             progress: RwLock::default(),
         });
         let watch = reflector.begin().await?;
         let task = Arc::clone(&reflector);
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => {}
                 () = task.run(watch) => {}
             }
-            for resource in task.resources.read().values() {
-                resource.cache.reset();
-            }
+            task.reset_all();
         });
         Ok(reflector)
     }
@@ -69,9 +68,16 @@ impl Reflector {
         }
     }
 
+    /// Ends every watch, in the order of the keys.
+    fn reset_all(&self) {
+        let mut all: Vec<Arc<Resource>> = self.resources.read().values().cloned().collect();
+        all.sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix));
+        all.iter().for_each(|resource| resource.cache.reset());
+    }
+
     /// Everything up to this revision is in the caches.
     pub fn revision(&self) -> u64 {
-        *self.revision.borrow()
+        self.revision.get()
     }
 
     /// Waits until the caches hold what the store holds now; returns a revision at least as new.
@@ -86,12 +92,10 @@ impl Reflector {
         if self.revision() >= revision {
             return Ok(());
         }
-        let mut seen = self.revision.subscribe();
         loop {
-            let arrived = tokio::time::timeout(PATIENCE, seen.wait_for(|at| *at >= revision)).await;
+            let arrived = tokio::time::timeout(PATIENCE, self.revision.reaches(revision)).await;
             match arrived {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(_)) => return Err(store::Error::Closed),
+                Ok(()) => return Ok(()),
                 // Changes outside our keys move the store's revision without an event.
                 Err(_) => {
                     if let Some(progress) = self.progress.read().clone() {
@@ -149,7 +153,7 @@ impl Reflector {
         let request = WatchRequest::new(KeyRange::prefix(ROOT), revision + 1).progress();
         let watch = self.store.watch(request).await?;
         *self.progress.write() = Some(watch.progress_handle());
-        self.revision.send_replace(revision as u64);
+        self.revision.set(revision as u64);
         Ok(watch)
     }
 
@@ -167,9 +171,7 @@ impl Reflector {
             // Nothing cached can be trusted over a gap: every watcher lists again.
             let mut wait = Duration::from_millis(100);
             watch = loop {
-                for resource in self.resources.read().values() {
-                    resource.cache.reset();
-                }
+                self.reset_all();
                 match self.begin().await {
                     Ok(watch) => break watch,
                     Err(store::Error::Closed) => return,
@@ -198,7 +200,7 @@ impl Reflector {
             touched.extend(resource.cache.apply(&resource, run));
         }
         if batch.revision as u64 > self.revision() {
-            self.revision.send_replace(batch.revision as u64);
+            self.revision.set(batch.revision as u64);
         }
         // Watchers come after the revision, so that a woken watcher's bookmark is as new as its events.
         for feed in touched {

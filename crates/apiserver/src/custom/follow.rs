@@ -43,6 +43,7 @@ pub(crate) async fn start(core: &Arc<Core>) -> Result<(), ApiError> {
     let shutdown = core.shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => {}
             () = follower.run(receiver) => {}
         }
@@ -243,6 +244,7 @@ impl Follower {
         tokio::spawn(async move {
             let shutdown = core.shutdown.clone();
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => {}
                 () = clean::run(&core, &crds, &name, stored) => {}
             }

@@ -8,6 +8,7 @@ use crate::routes::Endpoint;
 use http::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use machinery::status::ApiError;
+use rand::RngExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 use wire::body::Body;
@@ -54,7 +55,8 @@ pub(super) async fn watch(
     let body = match cache.watch(resource, &filter, start) {
         Ok(started) => {
             let seconds = options.timeout_seconds.filter(|s| *s > 0);
-            let timeout = seconds.unwrap_or_else(|| MIN_TIMEOUT + rand::random_range(0..MIN_TIMEOUT));
+            let timeout = seconds
+                .unwrap_or_else(|| MIN_TIMEOUT + machinery::chance::rng().random_range(0..MIN_TIMEOUT));
             let after = match start {
                 WatchStart::After(revision) => revision,
                 WatchStart::State => started.revision.max(reached),

@@ -12,8 +12,6 @@ use std::sync::Arc;
 
 /// How often a generated name is tried.
 const NAME_ATTEMPTS: usize = 8;
-/// Characters of a generated name that say nothing by accident.
-const NAME_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// A generated name is at most as long as a label.
 const MAX_GENERATED: usize = 63 - 5;
 
@@ -102,7 +100,7 @@ impl Registry {
     ) -> Result<Option<super::hooks::Undo>, ApiError> {
         let resource = write.resource;
         let context = self.context(write);
-        m::set_text(object, "uid", uuid::Uuid::new_v4().to_string());
+        m::set_text(object, "uid", machinery::chance::uuid());
         m::set_text(
             object,
             "creationTimestamp",
@@ -194,10 +192,7 @@ fn generate_name(base: &str) -> String {
         end -= 1;
     }
     let mut name = base[..end].to_owned();
-    for _ in 0..5 {
-        let at = rand::random_range(0..NAME_ALPHABET.len());
-        name.push(char::from(NAME_ALPHABET[at]));
-    }
+    name.push_str(&machinery::chance::suffix());
     name
 }
 

@@ -16,6 +16,7 @@ use machinery::gvk::{GroupResource, GroupVersionKind};
 use machinery::status::ApiError;
 use machinery::{Value, schema::TypeId};
 use parking_lot::Mutex;
+use rand::RngExt as _;
 use resources::core::service::addresses::{held_ips, held_ports};
 use resources::core::service::allocate::{AllocationError, Pool, allocate};
 use resources::core::service::families::{Family, IPV4, IPV6};
@@ -315,7 +316,7 @@ fn any_free(first: u128, last: u128, used: impl Fn(u128) -> bool) -> Option<u128
     if first > last {
         return None;
     }
-    let start = rand::random_range(first..=last);
+    let start = machinery::chance::rng().random_range(first..=last);
     (start..=last).chain(first..start).find(|number| !used(*number))
 }
 

@@ -24,7 +24,7 @@ impl<K> Clone for Index<K> {
 }
 
 impl<K: super::Object> Index<K> {
-    /// All objects with this value, in no order.
+    /// All objects with this value, in an order that depends on nothing but what happened.
     pub fn get(&self, value: &str) -> Vec<Arc<K>> {
         self.informer.indexed(self.position, value)
     }

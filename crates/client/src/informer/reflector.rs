@@ -72,6 +72,7 @@ impl Reflection {
     /// Runs until `stop`.
     pub async fn run(self, sink: Arc<dyn Sink>, stop: CancellationToken) {
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = self.run_forever(&*sink) => {}
         }
@@ -120,7 +121,7 @@ impl Reflection {
                     );
                 }
             }
-            let jitter = rand::rng().random_range(1.0..2.0);
+            let jitter = machinery::chance::rng().random_range(1.0..2.0);
             tokio::time::sleep(delay.mul_f64(jitter)).await;
             delay = (delay * 2).min(LAST_RETRY);
         }
@@ -278,7 +279,7 @@ impl Reflection {
     async fn open_watch(&self, more: &str) -> Result<kube::client::Body> {
         let seconds = self
             .watch_for
-            .mul_f64(rand::rng().random_range(0.7..1.0))
+            .mul_f64(machinery::chance::rng().random_range(0.7..1.0))
             .as_secs();
         let mut query = format!("?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}{more}");
         self.push_selectors(&mut query);

@@ -7,12 +7,13 @@ use super::index::{Index, IndexFn};
 use super::reflector::Sink;
 use super::{Event, Object, ObjectKey};
 use compact_str::CompactString;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use machinery::level::Level;
 use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use tokio::sync::watch;
 
 /// A shared, indexed view of all objects of a type (or a selection of them).
 pub struct Informer<K>(Arc<Store<K>>);
@@ -28,7 +29,8 @@ type Subscriber<K> = Box<dyn Fn(&Event<K>) + Send + Sync>;
 struct Store<K> {
     state: RwLock<State<K>>,
     subscribers: Mutex<Vec<Subscriber<K>>>,
-    synced: watch::Sender<bool>,
+    /// 1 when the first list is in the store and announced.
+    synced: Level,
 }
 
 struct State<K> {
@@ -53,7 +55,7 @@ struct Slot<K> {
 struct IndexState<K> {
     name: &'static str,
     values: IndexFn<K>,
-    slots: HashMap<CompactString, HashSet<u32>>,
+    slots: HashMap<CompactString, BTreeSet<u32>>,
 }
 
 impl<K: Object> Informer<K> {
@@ -69,7 +71,7 @@ impl<K: Object> Informer<K> {
                 deleting: HashMap::new(),
             }),
             subscribers: Mutex::new(Vec::new()),
-            synced: watch::Sender::new(false),
+            synced: Level::default(),
         }))
     }
 
@@ -79,7 +81,7 @@ impl<K: Object> Informer<K> {
         for object in objects {
             informer.0.put(object, Origin::Watch);
         }
-        informer.0.synced.send_replace(true);
+        informer.0.synced.set(1);
         informer
     }
 
@@ -99,7 +101,7 @@ impl<K: Object> Informer<K> {
         self.get(&ObjectKey::new(namespace, name))
     }
 
-    /// All objects, in no order.
+    /// All objects, in an order that depends on nothing but what happened.
     pub fn list(&self) -> Vec<Arc<K>> {
         let state = self.0.state.read();
         state
@@ -174,18 +176,17 @@ impl<K: Object> Informer<K> {
         self.0.state.read().indexes[position]
             .slots
             .get(value)
-            .map_or(0, HashSet::len)
+            .map_or(0, BTreeSet::len)
     }
 
     /// Whether the first list is in the store and announced.
     pub fn has_synced(&self) -> bool {
-        *self.0.synced.borrow()
+        self.0.synced.get() > 0
     }
 
     /// Waits until [`Self::has_synced`].
     pub async fn synced(&self) {
-        // The sender lives in the store this handle keeps alive, so the wait cannot fail.
-        let _ = self.0.synced.subscribe().wait_for(|synced| *synced).await;
+        self.0.synced.reaches(1).await;
     }
 
     /// Everything up to this resource version has come through the watch.
@@ -265,7 +266,7 @@ impl<K: Object> Store<K> {
         let events = self
             .state
             .write()
-            .put(key, object, version, origin, *self.synced.borrow());
+            .put(key, object, version, origin, self.synced.get() > 0);
         announce(&subscribers, events.into_iter().flatten());
         version
     }
@@ -450,7 +451,7 @@ impl<K: Object> Sink for Store<K> {
         };
         announce(&subscribers, gone.into_iter().map(Event::Deleted));
         drop(subscribers);
-        self.synced.send_replace(true);
+        self.synced.set(1);
     }
 
     fn progress(&self, resource_version: u64) {

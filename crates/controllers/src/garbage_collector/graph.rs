@@ -4,8 +4,9 @@
 //! filed under their owner's uid whether or not the owner is known, so the order of arrival does not matter.
 
 use client::{ObjectKey, Resource};
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub(super) const FOREGROUND: &str = "foregroundDeletion";
@@ -61,7 +62,7 @@ impl Leaving {
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     nodes: HashMap<Uid, Node>,
-    dependents: HashMap<Uid, HashSet<Uid>>,
+    dependents: HashMap<Uid, BTreeSet<Uid>>,
 }
 
 impl Graph {
@@ -176,12 +177,13 @@ impl Graph {
         let stale = |n: &Node| {
             *n.resource == *resource && n.generation != generation && n.resource_version <= version
         };
-        let gone: Vec<Uid> = self
+        let mut gone: Vec<Uid> = self
             .nodes
             .iter()
             .filter(|(_, n)| stale(n))
             .map(|(u, _)| Arc::clone(u))
             .collect();
+        gone.sort_unstable();
         gone.iter().flat_map(|uid| self.remove(uid)).collect()
     }
 

@@ -8,6 +8,7 @@ use client::informer::{Representation, Sink};
 use client::{Informers, Queue, Resource, Selection};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::watch;
@@ -30,7 +31,7 @@ pub(super) struct Monitors {
     informers: Informers,
     graph: Arc<Mutex<Graph>>,
     queue: Queue<Look>,
-    running: Mutex<HashMap<Resource, Monitor>>,
+    running: Mutex<BTreeMap<Resource, Monitor>>,
     /// By API version and kind: what an owner reference names.
     kinds: Mutex<HashMap<(String, String), Resource>>,
 }
@@ -60,7 +61,7 @@ impl Monitors {
     /// Starts and stops watches so that they are of what is served.
     pub(super) fn follow(&self, found: &Discovered) {
         let mut kinds = HashMap::new();
-        let mut wanted: HashMap<Resource, ()> = HashMap::new();
+        let mut wanted: BTreeSet<Resource> = BTreeSet::new();
         for served in &found.resources {
             let resource = &served.resource;
             kinds.insert(
@@ -69,14 +70,14 @@ impl Monitors {
             );
             let watched = ["delete", "list", "watch"].iter().all(|v| served.can(v));
             if served.preferred && watched && !is_ignored(resource) {
-                wanted.insert(resource.clone(), ());
+                wanted.insert(resource.clone());
             }
         }
         let mut running = self.running.lock();
         let stale = |r: &Resource| found.stale.contains(&format!("{}/{}", r.group, r.version));
         let gone: Vec<Resource> = running
             .keys()
-            .filter(|r| !wanted.contains_key(*r) && !stale(r))
+            .filter(|r| !wanted.contains(*r) && !stale(r))
             .cloned()
             .collect();
         for resource in gone {
@@ -87,7 +88,7 @@ impl Monitors {
             look.into_iter().for_each(|uid| self.queue.add(Look::At(uid)));
         }
         for resource in wanted
-            .into_keys()
+            .into_iter()
             .filter(|r| !running.contains_key(r))
             .collect::<Vec<_>>()
         {

@@ -8,6 +8,7 @@ use client::{Informers, ObjectKey, Queue, Resource, Selection};
 use hashbrown::{HashMap, HashSet};
 use k8s_openapi::api::core::v1::ResourceQuota;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -60,9 +61,9 @@ impl Monitors {
 
 #[derive(Default)]
 struct Objects {
-    by_namespace: HashMap<String, HashSet<String>>,
+    by_namespace: BTreeMap<String, HashSet<String>>,
     /// What a list that is being received has brought.
-    listed: Option<HashMap<String, HashSet<String>>>,
+    listed: Option<BTreeMap<String, HashSet<String>>>,
 }
 
 impl Objects {
@@ -101,7 +102,7 @@ fn names(object: PartialObject) -> (String, String, u64) {
 
 impl Sink for Feed {
     fn begin_replace(&self) {
-        self.objects.lock().listed = Some(HashMap::new());
+        self.objects.lock().listed = Some(BTreeMap::new());
     }
 
     fn put(&self, object: &str) -> Result<u64, serde_json::Error> {

@@ -139,7 +139,10 @@ fn mount_token(pod: &mut Value) {
         .iter()
         .filter_map(|volume| volume.get("name")?.as_str())
         .find(|name| name.starts_with(VOLUME_PREFIX))
-        .map_or_else(|| format!("{VOLUME_PREFIX}{}", suffix()), str::to_owned);
+        .map_or_else(
+            || format!("{VOLUME_PREFIX}{}", machinery::chance::suffix()),
+            str::to_owned,
+        );
     let mount: Map = [
         ("mountPath", Value::from(MOUNT_PATH)),
         ("name", Value::from(volume.as_str())),
@@ -220,21 +223,6 @@ fn token_volume(name: &str) -> Value {
             ]),
         ),
     ])
-}
-
-/// Five characters of the alphabet that generated names use.
-fn suffix() -> String {
-    use ring::rand::SecureRandom as _;
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut bytes = [0; 5];
-    // Without randomness every pod gets the same volume name, which is its own affair.
-    if ring::rand::SystemRandom::new().fill(&mut bytes).is_err() {
-        bytes = [0; 5];
-    }
-    bytes
-        .iter()
-        .map(|byte| ALPHABET[usize::from(*byte) % ALPHABET.len()] as char)
-        .collect()
 }
 
 #[cfg(test)]
