@@ -1,25 +1,33 @@
 //! One cluster in one process.
 
-use crate::faults::Faults;
-use crate::hollow::HollowNodes;
+use crate::clock::WallClock;
+use crate::faults::{Component, Faults, refusal};
+use crate::hollow::{Habits, HollowNodes};
+use crate::usage::Usage;
+use access::authentication::Authenticator;
 use access::authorization::{Masters, Union, rbac::Rbac};
 use apiserver::registry::ServiceAllocator;
 use apiserver::{Config, Server};
-use client::Informers;
-use jiff::Timestamp;
+use client::{ApiService, Body, Informer, Informers};
+use http::{Request, StatusCode};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, PostParams};
-use machinery::clock::{Clock, VirtualClock};
+use machinery::clock::Clock;
 use machinery::user::UserInfo;
 use parking_lot::Mutex;
+use rand::RngExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::convert::Infallible;
 use std::fmt::Debug;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
+use tower::{Service as _, ServiceExt as _};
 
 /// What a cluster is made of.
 #[derive(Clone)]
@@ -33,6 +41,9 @@ pub struct Options {
     pub faults: Option<Faults>,
     /// Where the scheduler's choices among equals are drawn from.
     pub seed: u64,
+    pub habits: Habits,
+    /// Who is let in through the network, if the server is served there.
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
 }
 
 impl std::fmt::Debug for Options {
@@ -54,38 +65,88 @@ impl Default for Options {
             store: Arc::new(store::Memory::new()),
             faults: None,
             seed: 1,
+            habits: Habits::default(),
+            authenticators: Vec::new(),
         }
     }
 }
-
-/// Makes a client for a user, with the component's name.
-type Connect = Arc<dyn Fn(UserInfo, &'static str) -> kube::Client + Send + Sync>;
 
 /// A component that can be stopped and started anew.
 struct Running {
     informers: Informers,
     stop: CancellationToken,
+    /// Ends with it: nothing it asks for afterwards is done.
+    life: CancellationToken,
 }
 
 impl Running {
     fn end(&self) {
+        self.life.cancel();
         self.stop.cancel();
         self.informers.stop();
     }
 }
 
+/// The way to whichever server runs; between two servers there is none.
+#[derive(Clone)]
+struct Door(Arc<Mutex<Option<(Server, CancellationToken)>>>);
+
+impl Door {
+    fn server(&self) -> Option<(Server, CancellationToken)> {
+        self.0.lock().clone()
+    }
+
+    /// A service that survives its server. What was under way when a server ends is not answered by it.
+    fn service(&self, usage: Option<(Usage, Informer<Pod>)>) -> ApiService {
+        let door = self.clone();
+        client::api_service(tower::service_fn(move |request: Request<Body>| {
+            let (door, usage) = (door.clone(), usage.clone());
+            async move {
+                if let Some((usage, pods)) = &usage
+                    && let Some(answer) = usage.answer(&request, pods)
+                {
+                    return Ok::<_, Infallible>(answer);
+                }
+                let closed = || refusal(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable");
+                let Some((server, life)) = door.server() else {
+                    return Ok(closed());
+                };
+                let mut service = server.api_service();
+                let answered = async {
+                    // The server's router answers everything.
+                    let ready = service.ready().await.unwrap_or_else(|never| match never {});
+                    ready.call(request).await.unwrap_or_else(|never| match never {})
+                };
+                Ok(tokio::select! {
+                    biased;
+                    () = life.cancelled() => closed(),
+                    answer = answered => answer,
+                })
+            }
+        }))
+    }
+}
+
+/// What a cluster consists of, as far as it can be restarted.
+struct Plane {
+    options: Options,
+    wall: Arc<WallClock>,
+    door: Door,
+    usage: Usage,
+    pods: Informer<Pod>,
+    controllers: Mutex<Option<Running>>,
+    scheduler: Mutex<Option<Running>>,
+}
+
 /// A running cluster; it ends when dropped.
 pub struct Cluster {
-    pub server: Server,
     pub clock: Arc<dyn Clock>,
     pub informers: Informers,
     pub nodes: HollowNodes,
+    pub usage: Usage,
     admin: kube::Client,
     stop: CancellationToken,
-    options: Options,
-    connect: Connect,
-    controllers: Mutex<Running>,
-    scheduler: Mutex<Option<Running>>,
+    plane: Arc<Plane>,
     /// What the nodes see; it ends with its last owner.
     seen_by_nodes: Informers,
 }
@@ -98,57 +159,67 @@ impl Cluster {
         // The first cluster of a process sets up the log for all.
         drop(log.with_test_writer().try_init());
         let base: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a timestamp");
-        let clock: Arc<dyn Clock> = Arc::new(VirtualClock::starting_at(base));
-        let store = Arc::clone(&options.store);
-        let mut config = Config::new(Arc::clone(&store), Arc::clone(&clock));
-        config.authorizer = Arc::new(Union::new(vec![Arc::new(Masters), Arc::new(Rbac::default())]));
-        config.admission = access::admission::plugins::default_chain();
-        let services: ipnet::IpNet = "10.43.0.0/16".parse().expect("a range");
-        let services = ServiceAllocator::load(&*store, &[services], 30000..=32767).await;
-        config.hooks.push(services.expect("Services read").hooks());
-        let server = Server::start(config).await.expect("the API server starts");
+        let wall = Arc::new(WallClock::starting_at(base));
+        let clock: Arc<dyn Clock> = Arc::clone(&wall) as Arc<dyn Clock>;
+        let door = Door(Arc::default());
+        let server = start_server(&options, &clock).await;
+        *door.0.lock() = Some((server, CancellationToken::new()));
         let stop = CancellationToken::new();
-        let admin = server.client(UserInfo::authenticated("admin", &["system:masters"]), "kubectl");
-        let (clients, faults) = (server.clone(), options.faults.clone());
-        let connect: Connect = Arc::new(move |user, component| match &faults {
-            Some(faults) => client::in_process_as(faults.before(clients.api_service()), user, component),
-            None => clients.client(user, component),
+        let direct = door.service(None);
+        let admin = UserInfo::authenticated("admin", &["system:masters"]);
+        let admin = client::in_process_as(direct.clone(), admin, "kubectl");
+        let kubelets = UserInfo::authenticated("kubelets", &["system:masters"]);
+        let service = match &options.faults {
+            Some(faults) => faults.before(direct, Component::Nodes, CancellationToken::new()),
+            None => direct,
+        };
+        let kubelets = client::in_process_as(service, kubelets, "kubelet");
+        // Of their own: they outlive the controllers.
+        let seen = Informers::new(kubelets.clone());
+        let nodes = HollowNodes::start(
+            kubelets,
+            seen.clone(),
+            Arc::clone(&clock),
+            options.habits,
+            stop.clone(),
+        );
+        let usage = Usage::new(Arc::clone(&clock));
+        let plane = Arc::new(Plane {
+            wall,
+            door,
+            usage: usage.clone(),
+            pods: nodes.pods().clone(),
+            controllers: Mutex::default(),
+            scheduler: Mutex::default(),
+            options,
         });
-        let serves_accounts = options
+        let informers = plane.start_controllers();
+        if plane.options.scheduler {
+            // As in one process both share what they see, unless one of them may be restarted.
+            let shared = plane.options.faults.is_none().then(|| informers.clone());
+            plane.start_scheduler(shared);
+        }
+        if let Some(faults) = &plane.options.faults {
+            let (announce, deaths) = tokio::sync::mpsc::unbounded_channel();
+            faults.announce_deaths(announce);
+            tokio::spawn(raise(Arc::downgrade(&plane), deaths, stop.clone()));
+        }
+        for number in 0..plane.options.nodes {
+            nodes.add(&format!("node-{number}")).await;
+        }
+        let serves_accounts = plane
+            .options
             .controllers
             .iter()
             .any(|c| c == "*" || c == "serviceaccount-controller");
-        let controllers = start_controllers(&options, &connect, &clock);
-        let informers = controllers.informers.clone();
-        // As in one process both share what they see, unless one of them may be restarted.
-        let scheduler = options.scheduler.then(|| {
-            let seen = match &options.faults {
-                Some(_) => scheduler_informers(&connect),
-                None => informers.clone(),
-            };
-            start_scheduler(&options, &connect, &clock, seen)
-        });
-        let kubelets = connect(
-            UserInfo::authenticated("kubelets", &["system:masters"]),
-            "kubelet",
-        );
-        // Of their own: they outlive the controllers.
-        let seen = Informers::new(kubelets.clone());
-        let nodes = HollowNodes::start(kubelets, seen.clone(), Arc::clone(&clock), stop.clone());
-        for number in 0..options.nodes {
-            nodes.add(&format!("node-{number}")).await;
-        }
         let cluster = Self {
-            server,
             clock,
             informers,
             nodes,
+            usage,
             admin,
             stop,
-            options,
-            connect,
-            controllers: Mutex::new(controllers),
-            scheduler: Mutex::new(scheduler),
+            plane,
             seen_by_nodes: seen,
         };
         if serves_accounts {
@@ -164,24 +235,34 @@ impl Cluster {
 
     /// Ends all controllers wherever they are, and starts them anew with nothing in their minds.
     pub fn restart_controllers(&self) {
-        let mut running = self.controllers.lock();
-        running.end();
-        *running = start_controllers(&self.options, &self.connect, &self.clock);
+        self.plane.start_controllers();
     }
 
     /// Ends the scheduler wherever it is, and starts it anew.
     pub fn restart_scheduler(&self) {
-        let mut running = self.scheduler.lock();
-        if let Some(known) = running.take() {
-            known.end();
+        self.plane.start_scheduler(None);
+    }
+
+    /// Ends the API server, with all that is under way, and starts another one on the same store after a while.
+    pub async fn restart_server(&self, after: Duration) {
+        let plane = &self.plane;
+        if let Some((server, life)) = plane.door.0.lock().take() {
+            life.cancel();
+            server.shutdown();
         }
-        let informers = scheduler_informers(&self.connect);
-        *running = Some(start_scheduler(
-            &self.options,
-            &self.connect,
-            &self.clock,
-            informers,
-        ));
+        tokio::time::sleep(after).await;
+        let server = start_server(&plane.options, &self.clock).await;
+        *plane.door.0.lock() = Some((server, CancellationToken::new()));
+    }
+
+    /// The API server that runs now.
+    pub fn server(&self) -> Option<Server> {
+        self.plane.door.server().map(|(server, _)| server)
+    }
+
+    /// Sets the wall clock forward, or back when negative; timers go on as before.
+    pub fn set_clock(&self, by: SignedDuration) {
+        self.plane.wall.jump(by);
     }
 
     /// A client that may do everything, and that no fault touches.
@@ -240,53 +321,108 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop.cancel();
-        self.controllers.lock().end();
-        if let Some(scheduler) = &*self.scheduler.lock() {
-            scheduler.end();
+        for component in [&self.plane.controllers, &self.plane.scheduler] {
+            component.lock().iter().for_each(Running::end);
         }
         self.seen_by_nodes.stop();
-        self.server.shutdown();
+        if let Some((server, life)) = self.plane.door.0.lock().take() {
+            life.cancel();
+            server.shutdown();
+        }
     }
 }
 
-fn start_controllers(options: &Options, connect: &Connect, clock: &Arc<dyn Clock>) -> Running {
-    let manager = UserInfo::authenticated("system:kube-controller-manager", &[]);
-    let informers = Informers::new(connect(manager, "kube-controller-manager"));
-    let connect = Arc::clone(connect);
-    let mut of_controllers = controllers::Options::new(
-        Arc::new(move |name: &str| {
-            connect(
-                UserInfo::service_account("kube-system", name),
-                "kube-controller-manager",
-            )
-        }),
-        informers.clone(),
-        Arc::clone(clock),
-    );
-    of_controllers.controllers.clone_from(&options.controllers);
-    of_controllers.cluster_cidrs = vec!["10.42.0.0/16".parse().expect("a range")];
-    of_controllers.root_ca = Some("certificate".to_owned());
-    let stop = CancellationToken::new();
-    tokio::spawn(controllers::run(of_controllers, stop.clone()));
-    Running { informers, stop }
+/// Starts those anew that have died, after a while of nobody doing their work.
+async fn raise(plane: Weak<Plane>, mut deaths: UnboundedReceiver<Component>, stop: CancellationToken) {
+    while let Some(component) = deaths.recv().await {
+        let pause = Duration::from_millis(machinery::chance::rng().random_range(0..5_000));
+        tokio::time::sleep(pause).await;
+        let Some(plane) = plane.upgrade().filter(|_| !stop.is_cancelled()) else {
+            return;
+        };
+        match component {
+            Component::Controllers => drop(plane.start_controllers()),
+            Component::Scheduler => plane.start_scheduler(None),
+            Component::Nodes => {}
+        }
+    }
 }
 
-fn scheduler_informers(connect: &Connect) -> Informers {
-    let reader = UserInfo::authenticated("system:kube-scheduler", &["system:masters"]);
-    Informers::new(connect(reader, "kube-scheduler"))
+async fn start_server(options: &Options, clock: &Arc<dyn Clock>) -> Server {
+    let store = Arc::clone(&options.store);
+    let mut config = Config::new(Arc::clone(&store), Arc::clone(clock));
+    config.authorizer = Arc::new(Union::new(vec![Arc::new(Masters), Arc::new(Rbac::default())]));
+    config.authenticators.clone_from(&options.authenticators);
+    config.admission = access::admission::plugins::default_chain();
+    let services: ipnet::IpNet = "10.43.0.0/16".parse().expect("a range");
+    let services = ServiceAllocator::load(&*store, &[services], 30000..=32767).await;
+    config.hooks.push(services.expect("Services read").hooks());
+    Server::start(config).await.expect("the API server starts")
 }
 
-fn start_scheduler(
-    options: &Options,
-    connect: &Connect,
-    clock: &Arc<dyn Clock>,
-    informers: Informers,
-) -> Running {
-    let user = UserInfo::authenticated("system:kube-scheduler", &[]);
-    let client = connect(user, "kube-scheduler");
-    let mut of_scheduler = scheduler::Options::new(client, informers.clone(), Arc::clone(clock));
-    of_scheduler.seed = options.seed;
-    let stop = CancellationToken::new();
-    tokio::spawn(scheduler::Scheduler::new(of_scheduler).run(stop.clone()));
-    Running { informers, stop }
+impl Plane {
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.wall) as Arc<dyn Clock>
+    }
+
+    /// The server as one life of a component sees it.
+    fn service(&self, component: Component, life: &CancellationToken) -> ApiService {
+        let direct = self.door.service(Some((self.usage.clone(), self.pods.clone())));
+        match &self.options.faults {
+            Some(faults) => faults.before(direct, component, life.clone()),
+            None => direct,
+        }
+    }
+
+    /// Ends the controllers that run, if any, and starts new ones.
+    fn start_controllers(&self) -> Informers {
+        let mut running = self.controllers.lock();
+        running.iter().for_each(Running::end);
+        let life = CancellationToken::new();
+        let service = self.service(Component::Controllers, &life);
+        let manager = UserInfo::authenticated("system:kube-controller-manager", &[]);
+        let reader = client::in_process_as(service.clone(), manager, "kube-controller-manager");
+        let informers = Informers::new(reader);
+        let mut options = controllers::Options::new(
+            Arc::new(move |name: &str| {
+                let user = UserInfo::service_account("kube-system", name);
+                client::in_process_as(service.clone(), user, "kube-controller-manager")
+            }),
+            informers.clone(),
+            self.clock(),
+        );
+        options.controllers.clone_from(&self.options.controllers);
+        options.cluster_cidrs = vec!["10.42.0.0/16".parse().expect("a range")];
+        options.root_ca = Some("certificate".to_owned());
+        let stop = CancellationToken::new();
+        tokio::spawn(controllers::run(options, stop.clone()));
+        *running = Some(Running {
+            informers: informers.clone(),
+            stop,
+            life,
+        });
+        informers
+    }
+
+    /// Ends the scheduler that runs, if any, and starts a new one.
+    fn start_scheduler(&self, shared: Option<Informers>) {
+        let mut running = self.scheduler.lock();
+        running.iter().for_each(Running::end);
+        let life = CancellationToken::new();
+        let service = self.service(Component::Scheduler, &life);
+        let client_of = |groups: &[&str]| {
+            let user = UserInfo::authenticated("system:kube-scheduler", groups);
+            client::in_process_as(service.clone(), user, "kube-scheduler")
+        };
+        let informers = shared.unwrap_or_else(|| Informers::new(client_of(&["system:masters"])));
+        let mut options = scheduler::Options::new(client_of(&[]), informers.clone(), self.clock());
+        options.seed = self.options.seed;
+        let stop = CancellationToken::new();
+        tokio::spawn(scheduler::Scheduler::new(options).run(stop.clone()));
+        *running = Some(Running {
+            informers,
+            stop,
+            life,
+        });
+    }
 }

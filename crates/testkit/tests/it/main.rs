@@ -1,6 +1,7 @@
 //! The scheduler and the controllers on the real API server, on virtual time.
 
 mod collection;
+mod idle;
 mod nodes;
 mod scheduling;
 mod services;
