@@ -17,6 +17,7 @@ use crate::allocation::Allocations;
 use crate::backoff::{self, Backoff};
 use crate::cgroups::PodCgroups;
 use crate::config::{Config, ServerConfig};
+use crate::csi::{self, drivers::CsiHandler};
 use crate::dns;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -31,6 +32,7 @@ use crate::paths::Paths;
 use crate::pods::mirror::Mirrors;
 use crate::pods::worker::Command;
 use crate::pods::{source, workers::Workers};
+use crate::registry::{Handler, Registry};
 use crate::runtime::client::Runtime;
 use crate::runtime::events::{self, Changed};
 use crate::server::{Server, auth::Guard};
@@ -102,6 +104,8 @@ impl Kubelet {
             pressures: Pressures::default(),
             images_at: tokio::sync::OnceCell::new(),
             tokens: Tokens::new(client.clone(), clock.clone()),
+            csi: csi::Drivers::default(),
+            report: Arc::default(),
             config_maps: ObjectCache::new(informers.clone(), on_change.clone()),
             secrets: ObjectCache::new(informers.clone(), on_change),
             services: informers.get(),
@@ -159,8 +163,21 @@ impl Kubelet {
 
     fn spawn_all(&self, pods: Informer<Pod>, nodes: Informer<Node>) {
         let (node, workers) = (&self.node, &self.workers);
-        let node_changed = Arc::new(Notify::new());
+        let node_changed = node.report.clone();
         let sweep = Arc::new(Notify::new());
+        csi::release::recall(node);
+        let (told, swept) = (workers.clone(), sweep.clone());
+        let handlers: Vec<Arc<dyn Handler>> = vec![Arc::new(CsiHandler)];
+        let registry = Registry::new(
+            node.clone(),
+            handlers,
+            Arc::new(move || {
+                // Pods wait for drivers to come, in and out.
+                told.tell_all(&Command::Look);
+                swept.notify_one();
+            }),
+        );
+        self.spawn(registry.follow());
         let reporter = Reporter::new(node.clone(), workers.clone(), node_changed.clone());
         self.spawn(reporter.run(nodes));
         self.spawn(lease::renew(node.clone()));

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 ///                          /volume-subpaths/<volume>/<container>/<index>
 ///                          /containers/<name>/<id>      termination message files
 ///                          /etc-hosts
+/// <root>/kubelet/plugins_registry/<plugin>.sock         plugins make themselves known
+/// <root>/kubelet/plugins/kubernetes.io/csi/<driver>/<volume>/globalmount
 /// <root>/log/pods/<namespace>_<name>_<uid>/<container>/<n>.log
 /// ```
 #[derive(Clone, Debug)]
@@ -36,9 +38,12 @@ impl Paths {
         self.volumes(uid).join(plugin.replace('/', "~")).join(name)
     }
 
+    pub fn subpaths(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("volume-subpaths")
+    }
+
     pub fn subpath(&self, uid: &str, volume: &str, container: &str, index: usize) -> PathBuf {
-        self.pod(uid)
-            .join("volume-subpaths")
+        self.subpaths(uid)
             .join(volume)
             .join(container)
             .join(index.to_string())
@@ -58,6 +63,16 @@ impl Paths {
 
     pub fn pod_logs(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.logs().join(format!("{namespace}_{name}_{uid}"))
+    }
+
+    /// Where plugins make themselves known.
+    pub fn plugins_registry(&self) -> PathBuf {
+        self.root.join("kubelet/plugins_registry")
+    }
+
+    /// Where volumes of storage drivers are staged.
+    pub fn csi_staging(&self) -> PathBuf {
+        self.root.join("kubelet/plugins/kubernetes.io/csi")
     }
 
     pub fn seccomp(&self) -> PathBuf {

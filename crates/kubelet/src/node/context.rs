@@ -11,12 +11,14 @@ use kube::Api;
 use linux::mount::Mounts;
 use machinery::clock::Clock;
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 
 use super::machine::Machine;
 use crate::allocation::Allocations;
 use crate::backoff::Backoff;
 use crate::cgroups::PodCgroups;
 use crate::config::Settings;
+use crate::csi;
 use crate::dns;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -44,6 +46,10 @@ pub struct NodeContext {
     pub config_maps: ObjectCache<ConfigMap>,
     pub secrets: ObjectCache<Secret>,
     pub tokens: Tokens,
+    /// Storage drivers.
+    pub csi: csi::Drivers,
+    /// Told when the node's status should be looked at.
+    pub report: Arc<Notify>,
     pub images: ImageManager,
     pub status: Arc<StatusManager>,
     pub services: Informer<Service>,

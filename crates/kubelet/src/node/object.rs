@@ -32,6 +32,8 @@ pub struct Observed {
     pub runtime_version: String,
     pub handlers: Vec<v1::RuntimeHandler>,
     pub features: Option<v1::RuntimeFeatures>,
+    /// Sorted.
+    pub volumes_in_use: Vec<String>,
 }
 
 /// The object a node registers itself with.
@@ -127,6 +129,7 @@ pub fn status(
         features: observed.features.as_ref().map(|f| NodeFeatures {
             supplemental_groups_policy: Some(f.supplemental_groups_policy),
         }),
+        volumes_in_use: Some(observed.volumes_in_use.clone()).filter(|v| !v.is_empty()),
         ..old.clone()
     };
     (status, events)

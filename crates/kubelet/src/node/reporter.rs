@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::context::NodeContext;
 use super::object::{self, Observed};
 use crate::backoff::since;
+use crate::csi::node_info;
 use crate::error::{Error, Result};
 use crate::eviction::Pressure;
 use crate::pods::worker::Command;
@@ -69,6 +70,9 @@ impl Reporter {
                 }
             }
         });
+        if let Err(error) = node_info::ensure(&self.node).await {
+            tracing::warn!(error = error.full(), "cannot make the CSINode");
+        }
         let changed = self.changed.clone();
         let mut delay = RETRY;
         loop {
@@ -292,6 +296,7 @@ impl Reporter {
                 .map(|a| a.runtime_handlers.clone())
                 .unwrap_or_default(),
             features: answer.and_then(|a| a.features),
+            volumes_in_use: self.node.csi.in_use(),
         }
     }
 }
@@ -340,6 +345,9 @@ fn patch(old: &NodeStatus, new: &NodeStatus) -> Option<Value> {
             _ => value.clone(),
         };
         status.insert(key.clone(), value);
+    }
+    for key in old.keys().filter(|key| !new.contains_key(*key)) {
+        status.insert(key.clone(), Value::Null);
     }
     (!status.is_empty()).then(|| json!({"status": status}))
 }

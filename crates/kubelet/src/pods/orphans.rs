@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use cri::v1;
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::csi::release;
 use crate::error::{Error, Result};
 use crate::node::context::NodeContext;
 use crate::pod::PodExt;
@@ -103,10 +104,10 @@ pub async fn remove(
     for sandbox in &status.sandboxes {
         node.runtime.remove_sandbox(&sandbox.id).await?;
     }
+    volumes::take_down(node, uid).await?;
     let (shared, id) = (node.clone(), uid.to_owned());
     let logs = logs_of(node, uid);
     blocking(move || {
-        volumes::tear_down(&shared, &id)?;
         if let Some(groups) = &shared.cgroups {
             groups.remove(&id)?;
         }
@@ -138,6 +139,7 @@ pub async fn sweep(node: &std::sync::Arc<NodeContext>, known: &HashSet<String>) 
             tracing::warn!(uid, error = error.full(), "cannot remove what is left of a pod");
         }
     }
+    release::sweep(node).await;
     Ok(())
 }
 

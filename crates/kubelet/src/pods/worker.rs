@@ -396,11 +396,8 @@ impl PodWorker {
             }
         }
         let (node, uid) = (self.node.clone(), self.pod.uid().to_owned());
-        orphans::blocking(move || {
-            volumes::tear_down(&node, &uid)?;
-            node.cgroups.as_ref().map_or(Ok(()), |groups| groups.remove(&uid))
-        })
-        .await?;
+        volumes::take_down(&node, &uid).await?;
+        orphans::blocking(move || node.cgroups.as_ref().map_or(Ok(()), |groups| groups.remove(&uid))).await?;
         self.forget();
         self.node.status.finish(&self.pod);
         self.errors = 0;

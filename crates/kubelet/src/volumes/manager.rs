@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cri::v1;
 use jiff::Timestamp;
@@ -10,11 +11,13 @@ use linux::mount::{Mount, unmount_under};
 
 use super::atomic::{self, Payload};
 use super::{Mounted, References, Request, VolumePlugin, all, subpath};
+use crate::csi::{records, release};
 use crate::downward::PodFacts;
 use crate::env::{self, EnvVar};
 use crate::error::{Error, Result};
 use crate::node::context::NodeContext;
 use crate::pod::PodExt;
+use crate::pods::orphans::blocking;
 use crate::runtime::config::propagation;
 
 /// What this process knows to be set up.
@@ -149,8 +152,23 @@ impl PodVolumes {
     }
 }
 
-/// Unmounts and removes everything below a pod's directory. Safe to repeat.
-pub fn tear_down(node: &NodeContext, uid: &str) -> Result<()> {
+/// Gives a pod's volumes back to whom they came from, then unmounts and removes everything below its directory.
+/// Safe to repeat.
+pub async fn take_down(node: &Arc<NodeContext>, uid: &str) -> Result<()> {
+    if !records::of_pod(&node.paths, uid).is_empty() {
+        // What containers had of a volume's inside holds it.
+        let (mounts, subpaths) = (node.mounts.clone(), node.paths.subpaths(uid));
+        blocking(move || {
+            unmount_under(&*mounts, &subpaths).map_err(Error::kernel("unmount a pod's volumes"))
+        })
+        .await?;
+        release::pod(node, uid).await?;
+    }
+    let (node, uid) = (node.clone(), uid.to_owned());
+    blocking(move || tear_down(&node, &uid)).await
+}
+
+fn tear_down(node: &NodeContext, uid: &str) -> Result<()> {
     let dir = node.paths.pod(uid);
     if !dir.exists() {
         return Ok(());

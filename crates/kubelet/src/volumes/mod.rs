@@ -6,6 +6,7 @@
 
 pub mod atomic;
 pub mod config_map;
+pub mod csi;
 pub mod downward_api;
 pub mod empty_dir;
 pub mod host_path;
@@ -51,6 +52,7 @@ pub trait VolumePlugin: Send + Sync {
 pub fn all() -> &'static [&'static dyn VolumePlugin] {
     &[
         &config_map::ConfigMapPlugin,
+        &csi::CsiPlugin,
         &downward_api::DownwardApiPlugin,
         &empty_dir::EmptyDirPlugin,
         &host_path::HostPathPlugin,

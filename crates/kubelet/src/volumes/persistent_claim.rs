@@ -1,19 +1,21 @@
 //! Volumes of a claim (`persistentVolumeClaim`, and `ephemeral`, whose claim carries the pod's name): the claim
 //! leads to its persistent volume, and that to a place of the node or an export.
 //!
-//! Of persistent volumes `hostPath`, `local` and `nfs` are mounted; another source is an error of the pod, told
-//! in an event. Follows upstream's `desired_state_of_world_populator.go` in what makes a claim usable.
+//! Of persistent volumes `csi`, `hostPath`, `local` and `nfs` are mounted; another source is an error of the pod,
+//! told in an event. Follows upstream's `desired_state_of_world_populator.go` in what makes a claim usable.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{
-    NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Volume,
+    CSIPersistentVolumeSource, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim,
+    PersistentVolumeSpec, Volume,
 };
 use kube::Api;
 
 use super::{Mounted, Request, VolumePlugin, host_path, nfs, ownership};
+use crate::csi::{self, mount::Source};
 use crate::error::{Error, Result};
 use crate::pod::PodExt;
 use crate::pods::admission;
@@ -30,7 +32,15 @@ impl VolumePlugin for PersistentClaimPlugin {
         volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
     }
 
+    /// Drivers may want to publish again, and volumes grow.
+    fn is_live(&self) -> bool {
+        true
+    }
+
     async fn set_up(&self, request: &Request<'_>) -> Result<Mounted> {
+        if let Some(before) = request.before.filter(|_| csi::mount::stands(request)) {
+            return Ok(before.clone());
+        }
         let volume = request.volume;
         let (name, read_only) = match &volume.persistent_volume_claim {
             Some(source) => (source.claim_name.clone(), source.read_only.unwrap_or(false)),
@@ -38,9 +48,18 @@ impl VolumePlugin for PersistentClaimPlugin {
         };
         let claim = claim(request, &name).await?;
         let persistent = persistent_volume(request, &claim).await?;
-        let spec = persistent.spec.unwrap_or_default();
-        let name = persistent.metadata.name.unwrap_or_default();
+        let spec = persistent.spec.clone().unwrap_or_default();
+        let name = persistent.metadata.name.clone().unwrap_or_default();
         on_this_node(request, &spec)?;
+        if let Some(csi) = &spec.csi {
+            let source = Source {
+                read_only: read_only || csi.read_only.unwrap_or(false),
+                ..of_driver(&name, &spec, csi)
+            };
+            let done = csi::mount::mount(request, &source).await?;
+            csi::expand::if_due(request, &source, &done, &persistent, &claim).await?;
+            return Ok(done.mounted);
+        }
         let mut mounted = mount(request, &name, &spec).await?;
         mounted.read_only |= read_only;
         if let Some(group) = request.fs_group()
@@ -141,7 +160,7 @@ fn on_this_node(request: &Request<'_>, spec: &PersistentVolumeSpec) -> Result<()
 }
 
 async fn mount(request: &Request<'_>, name: &str, spec: &PersistentVolumeSpec) -> Result<Mounted> {
-    if spec.volume_mode.as_deref() == Some("Block") {
+    if is_block(spec) {
         return Err(Error::Pod(format!(
             "volume {} has volumeMode Block, but is specified in volumeMounts",
             request.volume.name
@@ -160,6 +179,7 @@ async fn mount(request: &Request<'_>, name: &str, spec: &PersistentVolumeSpec) -
     }
     if let Some(source) = &spec.local {
         let path = Path::new(&source.path);
+        // The volume is what a link leads to: its group, not the link's, is changed.
         let metadata = std::fs::metadata(path).map_err(|_| {
             Error::Pod(format!(
                 "MountVolume.NewMounter initialization failed for volume {name:?} : path {:?} does not exist",
@@ -172,7 +192,11 @@ async fn mount(request: &Request<'_>, name: &str, spec: &PersistentVolumeSpec) -
                 source.path
             )));
         }
-        return Ok(at(&source.path));
+        let path = path.canonicalize().map_err(Error::file("look at", path))?;
+        return Ok(Mounted {
+            path,
+            ..Mounted::default()
+        });
     }
     if let Some(source) = &spec.nfs {
         let export = nfs::Export {
@@ -186,6 +210,37 @@ async fn mount(request: &Request<'_>, name: &str, spec: &PersistentVolumeSpec) -
     Err(Error::Pod(format!(
         "no volume plugin matched name of persistent volume {name:?}"
     )))
+}
+
+fn of_driver<'a>(
+    name: &'a str,
+    spec: &'a PersistentVolumeSpec,
+    csi: &'a CSIPersistentVolumeSource,
+) -> Source<'a> {
+    Source {
+        name,
+        driver: &csi.driver,
+        handle: csi.volume_handle.clone(),
+        persistent: true,
+        block: is_block(spec),
+        fs_type: csi.fs_type.as_deref().unwrap_or_default(),
+        attributes: csi
+            .volume_attributes
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
+        access_modes: spec.access_modes.as_deref().unwrap_or_default(),
+        mount_options: spec.mount_options.as_deref().unwrap_or_default(),
+        publish_secret: csi.node_publish_secret_ref.clone(),
+        stage_secret: csi.node_stage_secret_ref.clone(),
+        expand_secret: csi.node_expand_secret_ref.clone(),
+        ..Source::default()
+    }
+}
+
+fn is_block(spec: &PersistentVolumeSpec) -> bool {
+    spec.volume_mode.as_deref() == Some("Block")
 }
 
 /// The volume becomes the pod's group's, as far as its policy asks.

@@ -23,7 +23,7 @@ const DEFAULT_SECONDS: i64 = 3600;
 pub struct Token {
     pub value: String,
     pub refresh_at: Timestamp,
-    expires: Timestamp,
+    pub expires: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -69,6 +69,11 @@ impl Api {
         self.store("ADDED", path, object);
     }
 
+    /// Puts an object of a group other than the core's.
+    pub(crate) fn put_at(&self, path: &str, object: Value) {
+        self.store("ADDED", path.to_owned(), object);
+    }
+
     /// Changes an object by a merge patch.
     pub(crate) fn change(&self, path: &str, patch: Value) {
         let mut object = self.get(path).expect("the object to change");

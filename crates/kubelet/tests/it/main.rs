@@ -1,6 +1,7 @@
 //! A whole kubelet over a runtime and an API server in memory, on virtual time.
 
 mod api;
+mod csi;
 mod runtime;
 mod server;
 
