@@ -117,6 +117,41 @@ impl Used {
     }
 }
 
+/// Whether a status takes back some of what a quota was charged.
+pub(super) fn lowers(quota: &Value, status: &ResourceQuotaStatus) -> bool {
+    let used = status.used.iter().flatten();
+    let known = amounts::read(quota.get_path(&["status", "used"]));
+    used.filter_map(|(name, amount)| Some((known.get(name)?, amount.0.parse().ok()?)))
+        .any(
+            |(known, amount): (&machinery::quantity::Quantity, machinery::quantity::Quantity)| {
+                amount < *known
+            },
+        )
+}
+
+/// What a change of a quota asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It limits something else, or was not counted yet.
+    Limits,
+    /// Its use was written.
+    Charge,
+    Nothing,
+}
+
+pub(super) fn change(old: &ResourceQuota, new: &ResourceQuota) -> Change {
+    let hard = |quota: &ResourceQuota| quota.spec.as_ref().and_then(|s| s.hard.clone());
+    let told = |quota: &ResourceQuota| quota.status.as_ref().and_then(|s| s.hard.clone());
+    let used = |quota: &ResourceQuota| quota.status.as_ref().and_then(|s| s.used.clone());
+    if old.spec != new.spec || hard(new) != told(new) {
+        Change::Limits
+    } else if used(old) != used(new) {
+        Change::Charge
+    } else {
+        Change::Nothing
+    }
+}
+
 /// The status to write; `None` if it says so already. What nobody could count keeps its last count.
 pub(super) fn status(quota: &ResourceQuota, value: &Value, used: Used) -> Option<ResourceQuotaStatus> {
     let hard = amounts::read(value.get_path(&["spec", "hard"]));
@@ -146,6 +181,24 @@ pub(super) fn status(quota: &ResourceQuota, value: &Value, used: Used) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn charges_are_told_from_other_changes() {
+        let quota = |hard: &str, told: &str, used: &str| -> ResourceQuota {
+            let quota = json!({"spec": {"hard": {"pods": hard}}, "status": {"hard": {"pods": told}, "used": {"pods": used}}});
+            serde_json::from_value(quota).expect("quota")
+        };
+        let one = quota("5", "5", "1");
+        assert_eq!(change(&one, &quota("5", "5", "2")), Change::Charge);
+        assert_eq!(change(&one, &quota("6", "5", "1")), Change::Limits);
+        assert_eq!(change(&one, &quota("5", "6", "1")), Change::Limits);
+        assert_eq!(change(&one, &one), Change::Nothing);
+        let value = machinery::typed::to_value(&one).expect("value");
+        let status = |used: &str| quota("5", "5", used).status.expect("status");
+        assert!(lowers(&value, &status("0")));
+        assert!(!lowers(&value, &status("1")) && !lowers(&value, &status("2")));
+    }
+
     use serde_json::json;
 
     fn value(json: &serde_json::Value) -> Value {

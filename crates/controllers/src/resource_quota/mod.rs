@@ -2,6 +2,9 @@
 //!
 //! What an object uses is said by `resources::quota`, which admission asks too. Admission raises the counts before objects
 //! come; what goes, and whatever else is not as it says, is found here. Only resources that some quota speaks of are watched.
+//!
+//! **Invariant:** what was charged a moment ago ([`SETTLE`]) is not taken back: the object it was charged for is on its way
+//! into the store, and counting cannot see it yet.
 
 mod decide;
 mod monitors;
@@ -13,18 +16,23 @@ use client::informer::{Index, by_namespace};
 use client::{Event, Informer, ObjectKey, Outcome, Queue};
 use decide::{Used, Wanted};
 use futures::future::BoxFuture;
+use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::api::{Api, PostParams};
 use machinery::Value;
 use machinery::typed::to_value;
 use monitors::Monitors;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 const WORKERS: usize = 5;
 /// Several objects that go together are counted once.
 const GATHER: Duration = Duration::from_millis(50);
+/// How long an object may take from being charged to being counted.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Pods that are overdue stop counting without an event.
 const OVERDUE: Duration = Duration::from_secs(30);
 
@@ -33,6 +41,16 @@ struct Shell {
     quotas: Informer<ResourceQuota>,
     objects: Objects,
     monitors: Monitors,
+    writes: Arc<Mutex<HashMap<ObjectKey, Writes>>>,
+}
+
+/// Who wrote a quota's use.
+#[derive(Default)]
+struct Writes {
+    /// The version we wrote last.
+    own: Option<String>,
+    /// When somebody else charged it last.
+    charged: Option<Instant>,
 }
 
 /// The kinds that use more than their number.
@@ -55,9 +73,32 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 
 async fn run(context: Context) {
     let quotas = context.informer::<ResourceQuota>();
-    let queue = Queue::<ObjectKey>::new("resourcequota_primary");
+    let queue = context.queue::<ObjectKey>("resourcequota_primary");
     let adds = queue.clone();
-    quotas.subscribe(move |event| adds.add(ObjectKey::of(&**event.object())));
+    let writes: Arc<Mutex<HashMap<ObjectKey, Writes>>> = Arc::default();
+    let noted = Arc::clone(&writes);
+    quotas.subscribe(move |event| {
+        let key = ObjectKey::of(&**event.object());
+        match event {
+            Event::Added(_) => adds.add(key),
+            Event::Deleted(_) => {
+                noted.lock().remove(&key);
+            }
+            Event::Updated { old, new } => match decide::change(old, new) {
+                decide::Change::Limits => adds.add(key),
+                decide::Change::Charge => {
+                    let mut noted = noted.lock();
+                    let writes = noted.entry(key.clone()).or_default();
+                    if writes.own != new.metadata.resource_version {
+                        writes.charged = Some(Instant::now());
+                        // What was charged and then not stored is given back.
+                        adds.add_after(key, SETTLE);
+                    }
+                }
+                decide::Change::Nothing => {}
+            },
+        }
+    });
     let shell = Arc::new(Shell {
         objects: Objects {
             pods: kind(&context, &quotas, &queue, "", "pods"),
@@ -71,6 +112,7 @@ async fn run(context: Context) {
             queue.clone(),
         ),
         quotas,
+        writes,
         context: context.clone(),
     });
     let ready = Arc::clone(&shell);
@@ -174,6 +216,11 @@ impl Shell {
                 .iter()
                 .any(|p| p.metadata.deletion_timestamp.is_some());
         if let Some(status) = decide::status(&quota, &value, used) {
+            let charged = self.writes.lock().get(key).and_then(|w| w.charged);
+            let left = charged.map_or(Duration::ZERO, |at| SETTLE.saturating_sub(at.elapsed()));
+            if !left.is_zero() && decide::lowers(&value, &status) {
+                return Ok(Outcome::After(left));
+            }
             let mut written = (*quota).clone();
             written.status = Some(status);
             let api = Api::<ResourceQuota>::namespaced(self.context.client.clone(), &key.namespace);
@@ -182,7 +229,11 @@ impl Shell {
                 .replace_status(&key.name, &PostParams::default(), &written)
                 .await
             {
-                Ok(written) => self.quotas.written(written),
+                Ok(written) => {
+                    let version = written.metadata.resource_version.clone();
+                    self.writes.lock().entry(key.clone()).or_default().own = version;
+                    self.quotas.written(written);
+                }
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }

@@ -107,11 +107,22 @@ impl Sink for Feed {
 
     fn put(&self, object: &str) -> Result<u64, serde_json::Error> {
         let (namespace, name, version) = names(serde_json::from_str(object)?);
-        let mut objects = self.objects.lock();
-        if let Some(listed) = &mut objects.listed {
-            listed.entry(namespace.clone()).or_default().insert(name.clone());
+        let comes = {
+            let mut objects = self.objects.lock();
+            let listing = match &mut objects.listed {
+                Some(listed) => {
+                    listed.entry(namespace.clone()).or_default().insert(name.clone());
+                    true
+                }
+                None => false,
+            };
+            let known = objects.by_namespace.entry(namespace.clone()).or_default();
+            known.insert(name) && !listing
+        };
+        // Admission has counted it, but a count made before it was seen here has undone that.
+        if comes {
+            self.recount(&namespace);
         }
-        objects.by_namespace.entry(namespace).or_default().insert(name);
         Ok(version)
     }
 
@@ -131,7 +142,9 @@ impl Sink for Feed {
             std::mem::replace(&mut objects.by_namespace, listed)
         };
         self.synced.send_replace(true);
-        former.keys().for_each(|namespace| self.recount(namespace));
+        let mut namespaces: HashSet<String> = former.into_keys().collect();
+        namespaces.extend(self.objects.lock().by_namespace.keys().cloned());
+        namespaces.iter().for_each(|namespace| self.recount(namespace));
     }
 
     fn progress(&self, _: u64) {}
@@ -143,5 +156,47 @@ impl Sink for Feed {
                 .or_default()
                 .insert(name.to_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use client::Informer;
+    use k8s_openapi::api::core::v1::Secret;
+    use serde_json::json;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_and_what_goes_is_counted_again() {
+        let quota = json!({"metadata": {"name": "q", "namespace": "ns"}, "spec": {"hard": {"secrets": "2"}}});
+        let quotas = Informer::<ResourceQuota>::fixed([serde_json::from_value(quota).expect("quota")]);
+        let queue = Queue::new("test");
+        let feed = Feed {
+            resource: Resource::of::<Secret>(true),
+            quotas: quotas.index("namespace", client::informer::by_namespace),
+            queue: queue.clone(),
+            objects: Mutex::default(),
+            synced: watch::Sender::new(false),
+        };
+        let secret = |name: &str, version: u32| {
+            json!({"metadata": {"name": name, "namespace": "ns", "resourceVersion": version.to_string()}})
+                .to_string()
+        };
+        let recounted = async || {
+            let next = tokio::time::timeout(super::super::GATHER * 2, queue.next()).await;
+            next.map(|key| queue.done(&key)).is_ok()
+        };
+        feed.begin_replace();
+        feed.put(&secret("a", 1)).expect("put");
+        assert!(!recounted().await, "a list is counted when it is complete");
+        feed.end_replace(1);
+        assert!(recounted().await);
+        feed.put(&secret("b", 2)).expect("put");
+        assert!(recounted().await, "came");
+        feed.put(&secret("b", 3)).expect("put");
+        assert!(!recounted().await, "only changed");
+        feed.delete(&secret("b", 4)).expect("delete");
+        assert!(recounted().await, "went");
+        assert_eq!(feed.objects.lock().of("ns"), 1);
     }
 }
