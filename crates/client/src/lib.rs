@@ -10,6 +10,7 @@
 //! runtime drives everything.
 //! There is no client-side rate limit: the server's fairness decides.
 
+pub mod decode;
 pub mod error;
 pub mod events;
 pub mod informer;

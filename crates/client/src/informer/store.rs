@@ -402,11 +402,11 @@ impl<K: Object> Sink for Store<K> {
     }
 
     fn put(&self, object: &str) -> Result<u64, serde_json::Error> {
-        Ok(self.put(serde_json::from_str(object)?, Origin::Watch))
+        Ok(self.put(crate::decode::from_str(object)?, Origin::Watch))
     }
 
     fn delete(&self, object: &str) -> Result<u64, serde_json::Error> {
-        let object: K = serde_json::from_str(object)?;
+        let object: K = crate::decode::from_str(object)?;
         let meta = object.meta();
         let version = meta
             .resource_version
