@@ -32,4 +32,4 @@ pub mod server;
 
 pub use features::{FeatureError, Features};
 pub use registry::Hooks;
-pub use server::{Advertise, Config, InProcess, Server, StartError};
+pub use server::{Advertise, Config, InProcess, MetricsSource, Server, StartError};

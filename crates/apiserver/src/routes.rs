@@ -129,6 +129,7 @@ impl Routes {
                 }));
             }
         }
+        groups.push(Arc::new(crate::handlers::resource_metrics::group()));
         Self {
             table: ArcSwap::from_pointee(Table::new(groups.clone())),
             built_in: groups,

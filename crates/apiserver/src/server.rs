@@ -61,7 +61,12 @@ pub struct Config {
     pub features: Features,
     /// The address and port the `kubernetes` Service sends to, and the Service's own address.
     pub advertise: Option<Advertise>,
+    /// What other components of the process add to `/metrics`.
+    pub metrics: Vec<MetricsSource>,
 }
+
+/// Appends families of metrics in Prometheus' text form.
+pub type MetricsSource = Arc<dyn Fn(&mut String) + Send + Sync>;
 
 /// How pods reach the API server.
 #[derive(Debug, Clone)]
@@ -88,6 +93,7 @@ impl Config {
             runtime_config: Vec::new(),
             features: Features::default(),
             advertise: None,
+            metrics: Vec::new(),
         }
     }
 }
@@ -115,6 +121,8 @@ pub struct Core {
     pub connector: Connector,
     pub documents: crate::openapi::Documents,
     pub(crate) metrics: Arc<crate::metrics::Metrics>,
+    pub(crate) more_metrics: Vec<MetricsSource>,
+    pub(crate) resource_metrics: crate::handlers::resource_metrics::ResourceMetrics,
     pub ready: std::sync::atomic::AtomicBool,
     pub shutdown: CancellationToken,
 }
@@ -175,6 +183,8 @@ impl Server {
             connector: Connector::new(config.dial),
             documents: crate::openapi::Documents::default(),
             metrics: Arc::default(),
+            more_metrics: config.metrics,
+            resource_metrics: Default::default(),
             ready: std::sync::atomic::AtomicBool::new(false),
             shutdown,
         });

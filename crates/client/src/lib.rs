@@ -22,6 +22,7 @@ pub mod storage;
 pub mod taints;
 pub mod transport;
 pub mod workqueue;
+pub mod workqueue_metrics;
 pub mod write;
 
 pub use error::{Error, Result};
@@ -32,3 +33,4 @@ pub use transport::{
     ApiService, Body, BoxError, InProcessIdentity, api_service, in_process, in_process_as, remote, remote_url,
 };
 pub use workqueue::{Outcome, Queue};
+pub use workqueue_metrics::WorkqueueMetrics;

@@ -38,10 +38,10 @@ pub enum Outcome {
 
 /// What a queue tells about itself, under upstream's `workqueue_*` names.
 pub trait Metrics: Send + Sync {
-    /// `workqueue_adds_total` and `workqueue_depth`.
+    /// `workqueue_adds_total`, and how many items wait now: `workqueue_depth`.
     fn added(&self, queue: &'static str, depth: usize);
-    /// `workqueue_queue_duration_seconds`: how long the item waited.
-    fn started(&self, queue: &'static str, waited: Duration);
+    /// `workqueue_queue_duration_seconds`: how long the item waited, and how many wait now.
+    fn started(&self, queue: &'static str, waited: Duration, depth: usize);
     /// `workqueue_work_duration_seconds`: how long the work took.
     fn finished(&self, queue: &'static str, worked: Duration);
     /// `workqueue_retries_total`.
@@ -52,7 +52,7 @@ struct Silent;
 
 impl Metrics for Silent {
     fn added(&self, _: &'static str, _: usize) {}
-    fn started(&self, _: &'static str, _: Duration) {}
+    fn started(&self, _: &'static str, _: Duration, _: usize) {}
     fn finished(&self, _: &'static str, _: Duration) {}
     fn retried(&self, _: &'static str) {}
 }
@@ -89,6 +89,16 @@ struct State<T> {
     failures: HashMap<T, u32>,
 }
 
+/// What became of an item that was added.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Added {
+    /// It waited already.
+    Already,
+    /// It is worked on, and comes again afterwards.
+    AfterPresentWork,
+    Ready,
+}
+
 impl<T: Item> Queue<T> {
     pub fn new(name: &'static str) -> Self {
         Self::with_metrics(name, Arc::new(Silent))
@@ -114,15 +124,18 @@ impl<T: Item> Queue<T> {
 
     /// Look at the item as soon as a worker is free.
     pub fn add(&self, item: T) {
-        let depth = {
+        let (added, depth) = {
             let mut state = self.0.state.lock();
-            if !state.make_ready(item) {
-                return;
-            }
-            state.ready.len()
+            let added = state.make_ready(item);
+            (added, state.ready.len())
         };
+        if added == Added::Already {
+            return;
+        }
         self.0.metrics.added(self.0.name, depth);
-        self.0.changed.notify_one();
+        if added == Added::Ready {
+            self.0.changed.notify_one();
+        }
     }
 
     /// Look at the item after a time. Of several times the earliest holds.
@@ -184,18 +197,23 @@ impl<T: Item> Queue<T> {
     pub async fn next(&self) -> T {
         loop {
             let changed = self.0.changed.notified();
-            let due = {
+            let (due, came, next, depth) = {
                 let mut state = self.0.state.lock();
-                let due = state.take_due();
-                if let Some((item, since)) = state.ready.pop_front() {
-                    state.dirty.remove(&item);
+                let (due, came) = state.take_due();
+                let next = state.ready.pop_front();
+                if let Some((item, _)) = &next {
+                    state.dirty.remove(item);
                     state.processing.insert(item.clone());
-                    drop(state);
-                    self.0.metrics.started(self.0.name, since.elapsed());
-                    return item;
                 }
-                due
+                (due, came, next, state.ready.len())
             };
+            for _ in 0..came {
+                self.0.metrics.added(self.0.name, depth);
+            }
+            if let Some((item, since)) = next {
+                self.0.metrics.started(self.0.name, since.elapsed(), depth);
+                return item;
+            }
             match due {
                 Some(at) => {
                     tokio::select! {
@@ -295,29 +313,32 @@ impl<T: Item> Queue<T> {
 }
 
 impl<T: Item> State<T> {
-    /// Whether the item newly stands in `ready`.
-    fn make_ready(&mut self, item: T) -> bool {
-        if !self.dirty.insert(item.clone()) || self.processing.contains(&item) {
-            return false;
+    fn make_ready(&mut self, item: T) -> Added {
+        if !self.dirty.insert(item.clone()) {
+            return Added::Already;
+        }
+        if self.processing.contains(&item) {
+            return Added::AfterPresentWork;
         }
         self.ready.push_back((item, Instant::now()));
-        true
+        Added::Ready
     }
 
-    /// Moves what is due to `ready`; the time the next one is due.
-    fn take_due(&mut self) -> Option<Instant> {
+    /// Moves what is due to `ready`; the time the next one is due, and how many were added.
+    fn take_due(&mut self) -> (Option<Instant>, usize) {
         let now = Instant::now();
+        let mut added = 0;
         while let Some(Reverse((at, sequence))) = self.delayed.peek().copied() {
             if at > now && self.due.contains_key(&sequence) {
-                return Some(at);
+                return (Some(at), added);
             }
             self.delayed.pop();
             if let Some(item) = self.due.remove(&sequence) {
                 self.due_at.remove(&item);
-                self.make_ready(item);
+                added += usize::from(self.make_ready(item) != Added::Already);
             }
         }
-        None
+        (None, added)
     }
 }
 

@@ -7,6 +7,7 @@ mod delete;
 mod eviction;
 mod list;
 mod patch;
+pub(crate) mod resource_metrics;
 mod reviews;
 mod scale;
 mod token;
@@ -101,6 +102,10 @@ pub(crate) async fn resource(exchange: Exchange) -> Result<Response<Body>, ApiEr
         return Err(ApiError::method_not_allowed());
     }
     let Some(stored) = endpoint.resource.clone() else {
+        if endpoint.group == resource_metrics::GROUP {
+            exchange.protobuf = false;
+            return resource_metrics::answer(exchange, &endpoint).await;
+        }
         return reviews::answer(exchange, &endpoint).await;
     };
     if endpoint.namespaced && info.namespace.is_empty() && info.verb == Verb::Create {

@@ -62,7 +62,11 @@ pub(crate) async fn answer(exchange: &Exchange) -> Response<Body> {
             "apiserver_storage_objects{{resource=\"{resource}\"}} {count}"
         ));
     }
-    let mut response = respond::text(StatusCode::OK, text.into_string());
+    let mut text = text.into_string();
+    for source in &core.more_metrics {
+        source(&mut text);
+    }
+    let mut response = respond::text(StatusCode::OK, text);
     response.headers_mut().insert(
         http::header::CONTENT_TYPE,
         HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores"),

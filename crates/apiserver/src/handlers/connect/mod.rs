@@ -328,7 +328,7 @@ fn container(exchange: &Exchange, pod: &Value, pod_name: &str, running: bool) ->
 }
 
 /// Where a node's kubelet listens.
-fn kubelet(node: &Value) -> Result<Target, ApiError> {
+pub(super) fn kubelet(node: &Value) -> Result<Target, ApiError> {
     const PREFERRED: [&str; 5] = [
         "Hostname",
         "InternalDNS",
