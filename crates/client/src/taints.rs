@@ -1,6 +1,7 @@
 //! Taints and what tolerates them, for the scheduler and for those who drive pods away.
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
+use k8s_openapi::api::resource::v1::{DeviceTaint, DeviceToleration};
 
 /// Whether one of the tolerations tolerates the taint.
 pub fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
@@ -23,6 +24,20 @@ pub fn tolerates_one(toleration: &Toleration, taint: &Taint) -> bool {
         Some("Lt") => matches!((number(has), number(value)), (Some(has), Some(limit)) if has < limit),
         Some("Gt") => matches!((number(has), number(value)), (Some(has), Some(limit)) if has > limit),
         Some(_) => false,
+    }
+}
+
+/// Whether the toleration of a claim tolerates the taint of a device.
+pub fn tolerates_device(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
+    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
+        return false;
+    }
+    match text(&toleration.operator).as_str() {
+        "" | "Equal" => toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
+        "Exists" => true,
+        _ => false,
     }
 }
 

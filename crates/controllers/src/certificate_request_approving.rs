@@ -4,7 +4,7 @@
 use crate::certificate_request::{KUBELET_CLIENT, check_kubelet, common_name, condition, issued, parse};
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
@@ -18,7 +18,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 
 async fn run(context: Context) {
     let requests = context.informer::<CertificateSigningRequest>();
-    let queue = Queue::<ObjectKey>::new("certificate");
+    let queue = context.queue::<ObjectKey>("certificate");
     let adds = queue.clone();
     requests.subscribe(move |event| {
         if !matches!(event, Event::Deleted(_)) {

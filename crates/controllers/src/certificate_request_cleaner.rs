@@ -4,7 +4,7 @@
 use crate::certificate_request::issued;
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
@@ -22,7 +22,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 
 async fn run(context: Context) {
     let requests = context.informer::<CertificateSigningRequest>();
-    let queue = Queue::<ObjectKey>::new("certificate_cleaner");
+    let queue = context.queue::<ObjectKey>("certificate_cleaner");
     let adds = queue.clone();
     requests.subscribe(move |event| {
         if !matches!(event, Event::Deleted(_)) {

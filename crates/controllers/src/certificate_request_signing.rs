@@ -9,7 +9,7 @@ use crate::certificate_request::{
 };
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
@@ -66,7 +66,7 @@ async fn run(context: Context) {
         }
     };
     let requests = context.informer::<CertificateSigningRequest>();
-    let queue = Queue::<ObjectKey>::new("certificate_signing");
+    let queue = context.queue::<ObjectKey>("certificate_signing");
     let adds = queue.clone();
     requests.subscribe(move |event| {
         if !matches!(event, Event::Deleted(_)) && is_due(event.object()) {

@@ -4,7 +4,7 @@
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
 use client::labels::Matcher;
-use client::{Informer, ObjectKey, Outcome, Queue};
+use client::{Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use kube::api::{Api, Patch, PatchParams};
@@ -20,7 +20,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 
 async fn run(context: Context) {
     let roles = context.informer::<ClusterRole>();
-    let queue = Queue::<ObjectKey>::new("ClusterRoleAggregator");
+    let queue = context.queue::<ObjectKey>("ClusterRoleAggregator");
     let (adds, all) = (queue.clone(), roles.clone());
     roles.subscribe(move |event| {
         // Any role may be part of any aggregate; aggregates are few.

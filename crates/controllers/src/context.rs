@@ -2,7 +2,7 @@
 //! recorder, and what the command line says.
 
 use client::informer::Object;
-use client::{Informer, Informers, Outcome, Queue, Recorder, Source};
+use client::{Informer, Informers, Outcome, Queue, Recorder, Source, WorkqueueMetrics};
 use machinery::clock::Clock;
 use std::future::Future;
 use std::sync::Arc;
@@ -31,6 +31,8 @@ pub struct Options {
     pub cluster_signing: Option<(String, String)>,
     pub node_monitor_grace_period: std::time::Duration,
     pub terminated_pod_gc_threshold: usize,
+    /// Where the queues count.
+    pub metrics: Arc<WorkqueueMetrics>,
 }
 
 impl Options {
@@ -48,6 +50,7 @@ impl Options {
             cluster_signing: None,
             node_monitor_grace_period: std::time::Duration::from_secs(50),
             terminated_pod_gc_threshold: 12500,
+            metrics: Arc::default(),
         }
     }
 }
@@ -82,6 +85,13 @@ impl Context {
 
     pub(crate) fn informer<K: Object>(&self) -> Informer<K> {
         self.options.informers.get()
+    }
+
+    /// A queue that counts under this name.
+    pub(crate) fn queue<T: client::workqueue::Item>(&self, name: &'static str) -> Queue<T> {
+        let metrics = &self.options.metrics;
+        metrics.register(name);
+        Queue::with_metrics(name, Arc::clone(metrics) as _)
     }
 
     /// Waits for `synced`, then drains the queue until told to stop.

@@ -8,7 +8,7 @@ use crate::owner::controller_ref;
 use client::error::ApiErrorExt as _;
 use client::events::reference;
 use client::informer::Index;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use compact_str::{CompactString, format_compact};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Service};
@@ -63,7 +63,7 @@ async fn run(context: Context) {
     let endpoints = context.informer::<Endpoints>();
     let services = context.informer::<Service>();
     let slices = context.informer::<EndpointSlice>();
-    let queue = Queue::<ObjectKey>::new("endpoint_slice_mirroring");
+    let queue = context.queue::<ObjectKey>("endpoint_slice_mirroring");
     let adds = queue.clone();
     endpoints.subscribe(move |event| adds.add(ObjectKey::of(&**event.object())));
     let adds = queue.clone();

@@ -11,7 +11,7 @@ use crate::service_pods::{
 use client::error::ApiErrorExt as _;
 use client::events::reference;
 use client::informer::{Index, by_namespace};
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
@@ -44,7 +44,7 @@ async fn run(context: Context) {
     let services = context.informer::<Service>();
     let endpoints = context.informer::<Endpoints>();
     let pods = context.informer::<Pod>();
-    let queue = Queue::<ObjectKey>::new("endpoint");
+    let queue = context.queue::<ObjectKey>("endpoint");
     let adds = queue.clone();
     services.subscribe(move |event| adds.add(ObjectKey::of(&**event.object())));
     let of_namespace = services.index("namespace", by_namespace);

@@ -5,7 +5,7 @@ use crate::owner::controller_ref;
 use crate::pods::message_of;
 use client::error::ApiErrorExt as _;
 use client::events::reference;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -37,7 +37,7 @@ fn ephemeral(pod: &Pod) -> impl Iterator<Item = &Volume> {
 async fn run(context: Context) {
     let pods = context.informer::<Pod>();
     let claims = context.informer::<PersistentVolumeClaim>();
-    let queue = Queue::<ObjectKey>::new("ephemeral_volume");
+    let queue = context.queue::<ObjectKey>("ephemeral_volume");
     let adds = queue.clone();
     pods.subscribe(move |event| {
         let pod = event.object();

@@ -7,6 +7,8 @@
 //! **Invariant:** reconcilers are level-triggered: an event only says which object to look at.
 //! **Invariant:** controllers read through informers and write through the client; they never import each other.
 
+mod attach_detach;
+mod bootstrap_signer;
 mod certificate_request;
 mod certificate_request_approving;
 mod certificate_request_cleaner;
@@ -16,6 +18,7 @@ mod context;
 mod cron_job;
 mod daemon_set;
 mod deployment;
+mod device_taint_eviction;
 mod disruption;
 mod endpoint_slice;
 mod endpoint_slice_mirroring;
@@ -26,6 +29,7 @@ mod history;
 mod horizontal_pod_autoscaler;
 mod int_or_percent;
 mod job;
+mod legacy_service_account_token_cleaner;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -39,6 +43,7 @@ mod pods;
 mod registry;
 mod replicaset;
 mod replication;
+mod resource_claim;
 mod resource_quota;
 mod root_ca_publisher;
 mod service_account;
@@ -53,4 +58,4 @@ mod ttl_after_finished;
 mod volume_attributes_class_protection;
 
 pub use context::{ClientFor, Context, Options};
-pub use registry::{ALL, Controller, run};
+pub use registry::{ALL, Controller, UnknownController, check_names, run};

@@ -5,7 +5,7 @@
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
 use client::events::reference;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use hashbrown::HashMap;
 use ipnet::IpNet;
@@ -35,7 +35,7 @@ async fn run(context: Context) {
         return;
     }
     let nodes = context.informer::<Node>();
-    let queue = Queue::<ObjectKey>::new("cidrallocator_node");
+    let queue = context.queue::<ObjectKey>("cidrallocator_node");
     let shell = Arc::new(Shell {
         context: context.clone(),
         nodes: nodes.clone(),

@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::pods;
 use client::error::ApiErrorExt as _;
 use client::informer::{Index, by_namespace};
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{Api, ListParams, PostParams};
@@ -59,7 +59,7 @@ fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
 async fn run(context: Context) {
     let claims = context.informer::<PersistentVolumeClaim>();
     let pods = context.informer::<Pod>();
-    let queue = Queue::<ObjectKey>::new("pvcprotection");
+    let queue = context.queue::<ObjectKey>("pvcprotection");
     let adds = queue.clone();
     claims.subscribe(move |event| {
         let claim = event.object();

@@ -5,7 +5,7 @@
 use crate::context::Context;
 use client::events::reference;
 use client::storage::{annotation, claim_ref, requested, volume_name};
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use machinery::quantity::Quantity;
@@ -20,7 +20,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 async fn run(context: Context) {
     let claims = context.informer::<PersistentVolumeClaim>();
     let volumes = context.informer::<PersistentVolume>();
-    let queue = Queue::<ObjectKey>::new("volume_expand");
+    let queue = context.queue::<ObjectKey>("volume_expand");
     let adds = queue.clone();
     claims.subscribe(move |event| {
         if let Event::Updated { old, new } = event

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::api::{Api, PostParams};
@@ -16,7 +16,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 
 async fn run(context: Context) {
     let volumes = context.informer::<PersistentVolume>();
-    let queue = Queue::<ObjectKey>::new("pvprotection");
+    let queue = context.queue::<ObjectKey>("pvprotection");
     let adds = queue.clone();
     volumes.subscribe(move |event| {
         if !matches!(event, Event::Deleted(_)) && wanted(event.object()).is_some() {

@@ -10,7 +10,7 @@
 use crate::context::Context;
 use crate::pods;
 use client::error::ApiErrorExt as _;
-use client::{Event, Informer, Outcome, Queue};
+use client::{Event, Informer, Outcome};
 use futures::future::BoxFuture;
 use hashbrown::HashMap;
 use jiff::{SignedDuration, Timestamp};
@@ -48,7 +48,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 async fn run(context: Context) {
     let nodes = context.informer::<Node>();
     let pods = context.informer::<Pod>();
-    let queue = Queue::<Everything>::new("pod_garbage_collector");
+    let queue = context.queue::<Everything>("pod_garbage_collector");
     let adds = queue.clone();
     nodes.subscribe(move |event| match event {
         Event::Deleted(_) => adds.add(Everything),

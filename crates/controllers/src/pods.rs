@@ -6,8 +6,9 @@ use client::events::reference;
 use client::{Informer, ObjectKey};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodCondition, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -210,6 +211,52 @@ impl<'a> PodControl<'a> {
     pub(crate) async fn delete_all(&self, pods: &[Arc<Pod>]) -> Result<(), kube::Error> {
         let answers = futures::future::join_all(pods.iter().map(|p| self.delete(p))).await;
         answers.into_iter().collect()
+    }
+}
+
+/// Why a pod is taken away that did nothing wrong.
+pub(crate) struct Disruption {
+    pub(crate) reason: &'static str,
+    pub(crate) message: &'static str,
+}
+
+/// Writes into a pod's status why it goes, then deletes it. One that is gone already, or was replaced, is left alone.
+pub(crate) async fn disrupt(
+    context: &Context,
+    pods: &Informer<Pod>,
+    pod: &Pod,
+    disruption: &Disruption,
+) -> Result<(), kube::Error> {
+    let key = ObjectKey::of(pod);
+    let now = context.now();
+    let api = Api::<Pod>::namespaced(context.client.clone(), &key.namespace);
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": disruption.reason, "message": disruption.message,
+        "lastTransitionTime": Time(now), "observedGeneration": pod.metadata.generation,
+    });
+    let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
+    match api
+        .patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+    {
+        Err(error) if error.is_not_found() || error.is_conflict() => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: pod.metadata.uid.clone(),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    match api.delete(&key.name, &params).await {
+        Ok(_) => {
+            pods.deleting(&key, pod.metadata.uid.as_deref().unwrap_or(""), now);
+            Ok(())
+        }
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -20,6 +20,12 @@ pub struct Controller {
 /// Every controller, by name.
 pub static ALL: &[Controller] = &[
     Controller {
+        name: "bootstrap-signer-controller",
+        identity: "bootstrap-signer",
+        component: "bootstrap-signer",
+        start: bootstrap_signer::start,
+    },
+    Controller {
         name: "certificatesigningrequest-approving-controller",
         identity: "certificate-controller",
         component: "certificate-controller",
@@ -60,6 +66,12 @@ pub static ALL: &[Controller] = &[
         identity: "deployment-controller",
         component: "deployment-controller",
         start: deployment::start,
+    },
+    Controller {
+        name: "device-taint-eviction-controller",
+        identity: "device-taint-eviction-controller",
+        component: "device-taint-eviction-controller",
+        start: device_taint_eviction::start,
     },
     Controller {
         name: "disruption-controller",
@@ -110,6 +122,12 @@ pub static ALL: &[Controller] = &[
         start: job::start,
     },
     Controller {
+        name: "legacy-serviceaccount-token-cleaner-controller",
+        identity: "legacy-service-account-token-cleaner",
+        component: "legacy-service-account-token-cleaner",
+        start: legacy_service_account_token_cleaner::start,
+    },
+    Controller {
         name: "namespace-controller",
         identity: "namespace-controller",
         component: "namespace-controller",
@@ -126,6 +144,12 @@ pub static ALL: &[Controller] = &[
         identity: "node-controller",
         component: "node-controller",
         start: node_lifecycle::start,
+    },
+    Controller {
+        name: "persistentvolume-attach-detach-controller",
+        identity: "attachdetach-controller",
+        component: "attachdetach-controller",
+        start: attach_detach::start,
     },
     Controller {
         name: "persistentvolume-binder-controller",
@@ -168,6 +192,12 @@ pub static ALL: &[Controller] = &[
         identity: "replication-controller",
         component: "replication-controller",
         start: replication::start,
+    },
+    Controller {
+        name: "resourceclaim-controller",
+        identity: "resource-claim-controller",
+        component: "resource_claim",
+        start: resource_claim::start,
     },
     Controller {
         name: "resourcequota-controller",
@@ -243,6 +273,20 @@ pub async fn run(options: Options, stop: CancellationToken) {
     tasks.wait().await;
 }
 
+/// A name in `--controllers` that no controller has.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is not in the list of known controllers")]
+pub struct UnknownController(pub String);
+
+/// Whether every entry of `--controllers` means something.
+pub fn check_names(list: &[String]) -> Result<(), UnknownController> {
+    let unknown = list.iter().find(|entry| {
+        let name = entry.strip_prefix('-').unwrap_or(entry);
+        name != "*" && !ALL.iter().any(|c| c.name == name)
+    });
+    unknown.map_or(Ok(()), |name| Err(UnknownController(name.clone())))
+}
+
 /// What is named last by its own name counts; `*` stands for all.
 fn is_enabled(name: &str, list: &[String]) -> bool {
     let mut all = false;
@@ -299,5 +343,15 @@ mod tests {
         check(&["a"], true);
         check(&["b"], false);
         check(&["-a", "*"], false);
+    }
+
+    #[test]
+    fn names_are_known() {
+        let check = |list: &[&str], expected: Option<&str>| {
+            let list: Vec<String> = list.iter().map(|s| (*s).to_owned()).collect();
+            assert_eq!(check_names(&list).err().map(|e| e.0).as_deref(), expected);
+        };
+        check(&["*", "-job-controller", "cronjob-controller", "-*"], None);
+        check(&["*", "-jobs"], Some("-jobs"));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
-use client::{Informer, ObjectKey, Outcome, Queue, Selection};
+use client::{Informer, ObjectKey, Outcome, Selection};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -28,7 +28,7 @@ async fn run(context: Context) {
     let namespaces = context.informer::<Namespace>();
     let only = Selection::all().with_fields(&format!("metadata.name={NAME}"));
     let maps = context.options.informers.select::<ConfigMap>(only);
-    let queue = Queue::<ObjectKey>::new("root_ca_cert_publisher");
+    let queue = context.queue::<ObjectKey>("root_ca_cert_publisher");
     let adds = queue.clone();
     namespaces.subscribe(move |event| adds.add(ObjectKey::of(&**event.object())));
     let adds = queue.clone();

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -18,7 +18,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 async fn run(context: Context) {
     let namespaces = context.informer::<Namespace>();
     let accounts = context.informer::<ServiceAccount>();
-    let queue = Queue::<ObjectKey>::new("serviceaccount");
+    let queue = context.queue::<ObjectKey>("serviceaccount");
     let adds = queue.clone();
     namespaces.subscribe(move |event| {
         if !matches!(event, Event::Deleted(_)) {

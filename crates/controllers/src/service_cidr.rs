@@ -5,7 +5,7 @@
 
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR, ServiceCIDRStatus};
@@ -35,7 +35,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 async fn run(context: Context) {
     let ranges = context.informer::<ServiceCIDR>();
     let addresses = context.informer::<IPAddress>();
-    let queue = Queue::<ObjectKey>::new("servicecidrs");
+    let queue = context.queue::<ObjectKey>("servicecidrs");
     let (adds, all) = (queue.clone(), ranges.clone());
     ranges.subscribe(move |event| {
         // A range that comes or goes decides about those it overlaps.

@@ -6,17 +6,13 @@
 
 use crate::context::Context;
 use crate::pods;
-use client::error::ApiErrorExt as _;
 use client::events::reference;
 use client::informer::{Index, by_node};
 use client::taints::tolerates_one;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +33,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 async fn run(context: Context) {
     let nodes = context.informer::<Node>();
     let pods = context.informer::<Pod>();
-    let queue = Queue::<ObjectKey>::new("noexec_taint_pod");
+    let queue = context.queue::<ObjectKey>("noexec_taint_pod");
     let shell = Arc::new(Shell {
         pods_by_node: pods.index("node", by_node),
         nodes,
@@ -162,54 +158,30 @@ impl Shell {
             Leaves::Never => Ok(Outcome::Done),
             Leaves::In(left) => Ok(Outcome::After(left)),
             Leaves::Now => {
-                self.evict(key, &pod, now).await?;
+                self.evict(key, &pod).await?;
                 Ok(Outcome::Done)
             }
         }
     }
 
-    async fn evict(&self, key: &ObjectKey, pod: &Pod, now: Timestamp) -> Result<(), kube::Error> {
+    async fn evict(&self, key: &ObjectKey, pod: &Pod) -> Result<(), kube::Error> {
         let message = format!("Marking for deletion Pod {key}");
         self.context
             .recorder
             .normal(&reference(pod), "TaintManagerEviction", message);
-        let api = Api::<Pod>::namespaced(self.context.client.clone(), &key.namespace);
-        let condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": Time(now),
-            "observedGeneration": pod.metadata.generation,
-        });
-        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
-        match api
-            .patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch))
-            .await
-        {
-            Err(error) if error.is_not_found() || error.is_conflict() => return Ok(()),
-            Err(error) => return Err(error),
-            Ok(_) => {}
-        }
-        let params = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: pod.metadata.uid.clone(),
-                resource_version: None,
-            }),
-            ..DeleteParams::default()
+        let disruption = pods::Disruption {
+            reason: "DeletionByTaintManager",
+            message: "Taint manager: deleting due to NoExecute taint",
         };
-        match api.delete(&key.name, &params).await {
-            Ok(_) => {
-                self.pods
-                    .deleting(key, pod.metadata.uid.as_deref().unwrap_or(""), now);
-                Ok(())
-            }
-            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
-            Err(error) => Err(error),
-        }
+        pods::disrupt(&self.context, &self.pods, pod, &disruption).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
 
     #[test]
     fn when_pods_leave() {

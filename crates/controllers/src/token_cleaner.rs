@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
-use client::{Event, Informer, ObjectKey, Outcome, Queue, Selection};
+use client::{Event, Informer, ObjectKey, Outcome, Selection};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -21,7 +21,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 async fn run(context: Context) {
     let tokens = Selection::in_namespace(NAMESPACE).with_fields(&format!("type={TYPE}"));
     let secrets = context.options.informers.select::<Secret>(tokens);
-    let queue = Queue::<ObjectKey>::new("token_cleaner");
+    let queue = context.queue::<ObjectKey>("token_cleaner");
     let adds = queue.clone();
     secrets.subscribe(move |event| {
         if !matches!(event, Event::Deleted(_)) && expires(event.object()).is_some() {

@@ -3,7 +3,7 @@
 
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams};
@@ -30,7 +30,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 
 async fn run(context: Context) {
     let nodes = context.informer::<Node>();
-    let queue = Queue::<ObjectKey>::new("ttlcontroller");
+    let queue = context.queue::<ObjectKey>("ttlcontroller");
     let step = Arc::new(Mutex::new(0usize));
     let (adds, all, known) = (queue.clone(), nodes.clone(), Arc::clone(&step));
     nodes.subscribe(move |event| {

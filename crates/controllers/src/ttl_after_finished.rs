@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
@@ -18,7 +18,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 
 async fn run(context: Context) {
     let jobs = context.informer::<Job>();
-    let queue = Queue::<ObjectKey>::new("ttl_jobs_to_delete");
+    let queue = context.queue::<ObjectKey>("ttl_jobs_to_delete");
     let adds = queue.clone();
     jobs.subscribe(move |event| {
         let job = event.object();

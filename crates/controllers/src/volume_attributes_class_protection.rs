@@ -3,7 +3,7 @@
 
 use crate::context::Context;
 use client::error::ApiErrorExt as _;
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
@@ -46,7 +46,7 @@ async fn run(context: Context) {
     let classes = context.informer::<VolumeAttributesClass>();
     let claims = context.informer::<PersistentVolumeClaim>();
     let volumes = context.informer::<PersistentVolume>();
-    let queue = Queue::<ObjectKey>::new("vacprotection");
+    let queue = context.queue::<ObjectKey>("vacprotection");
     let adds = queue.clone();
     classes.subscribe(move |event| {
         if !matches!(event, Event::Deleted(_)) {

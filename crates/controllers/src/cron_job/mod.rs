@@ -11,7 +11,7 @@ use crate::pods::message_of;
 use client::error::ApiErrorExt as _;
 use client::events::reference;
 use client::informer::{Index, by_controller};
-use client::{Event, Informer, ObjectKey, Outcome, Queue, Severity};
+use client::{Event, Informer, ObjectKey, Outcome, Severity};
 use decide::Plan;
 use futures::future::BoxFuture;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
@@ -37,7 +37,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 async fn run(context: Context) {
     let crons = context.informer::<CronJob>();
     let jobs = context.informer::<Job>();
-    let queue = Queue::<ObjectKey>::new("cronjob");
+    let queue = context.queue::<ObjectKey>("cronjob");
     let adds = queue.clone();
     crons.subscribe(move |event| {
         if let Event::Updated { old, new } = event

@@ -51,7 +51,7 @@ async fn run(context: Context) {
     let sets = context.informer::<DaemonSet>();
     let nodes = context.informer::<Node>();
     let pods = context.informer::<Pod>();
-    let queue = Queue::<ObjectKey>::new("daemonset");
+    let queue = context.queue::<ObjectKey>("daemonset");
     let adds = queue.clone();
     sets.subscribe(move |event| adds.add(ObjectKey::of(&**event.object())));
     let of_namespace = sets.index("namespace", by_namespace);

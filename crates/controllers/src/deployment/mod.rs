@@ -45,7 +45,7 @@ async fn run(context: Context) {
     let deployments = context.informer::<Deployment>();
     let sets = context.informer::<ReplicaSet>();
     let pods = context.informer::<Pod>();
-    let queue = Queue::<ObjectKey>::new("deployment");
+    let queue = context.queue::<ObjectKey>("deployment");
     let adds = queue.clone();
     deployments.subscribe(move |event| adds.add(ObjectKey::of(&**event.object())));
     let of_namespace = deployments.index("namespace", by_namespace);

@@ -44,8 +44,8 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 async fn run(context: Context) {
     let budgets = context.informer::<PodDisruptionBudget>();
     let pods = context.informer::<Pod>();
-    let queue = Queue::<ObjectKey>::new("disruption");
-    let stale = Queue::<ObjectKey>::new("stale_pod_disruption");
+    let queue = context.queue::<ObjectKey>("disruption");
+    let stale = context.queue::<ObjectKey>("stale_pod_disruption");
     let adds = queue.clone();
     budgets.subscribe(move |event| adds.add(ObjectKey::of(&**event.object())));
     let of_namespace = budgets.index("namespace", by_namespace);

@@ -10,7 +10,7 @@ use crate::service_pods::{enqueue_services, has_selector, selected};
 use client::error::ApiErrorExt as _;
 use client::events::reference;
 use client::informer::{Index, by_namespace};
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use compact_str::{CompactString, format_compact};
 use decide::{MANAGED_BY, MANAGER, SERVICE_LABEL};
 use futures::future::BoxFuture;
@@ -56,7 +56,7 @@ async fn run(context: Context) {
     let slices = context.informer::<EndpointSlice>();
     let pods = context.informer::<Pod>();
     let nodes = context.informer::<Node>();
-    let queue = Queue::<ObjectKey>::new("endpoint_slice");
+    let queue = context.queue::<ObjectKey>("endpoint_slice");
     let adds = queue.clone();
     services.subscribe(move |event| adds.add(ObjectKey::of(&**event.object())));
     let of_namespace = services.index("namespace", by_namespace);

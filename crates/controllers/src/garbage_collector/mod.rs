@@ -39,7 +39,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 }
 
 async fn run(context: Context) {
-    let queue = Queue::<Look>::new("garbage_collector");
+    let queue = context.queue::<Look>("garbage_collector_attempt_to_delete");
     let graph = Arc::new(Mutex::new(Graph::default()));
     let shell = Arc::new(Shell {
         monitors: Monitors::new(

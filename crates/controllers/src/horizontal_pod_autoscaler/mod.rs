@@ -16,7 +16,7 @@ use client::error::ApiErrorExt as _;
 use client::events::reference;
 use client::informer::metadata::discover;
 use client::informer::{Index, by_namespace};
-use client::{Event, Informer, ObjectKey, Outcome, Queue, Resource};
+use client::{Event, Informer, ObjectKey, Outcome, Resource};
 use futures::future::BoxFuture;
 use hashbrown::HashMap;
 use judge::Scene;
@@ -58,7 +58,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 async fn run(context: Context) {
     let scalers = context.informer::<HorizontalPodAutoscaler>();
     let pods = context.informer::<Pod>();
-    let queue = Queue::<ObjectKey>::new("horizontalpodautoscaler");
+    let queue = context.queue::<ObjectKey>("horizontalpodautoscaler");
     let adds = queue.clone();
     scalers.subscribe(move |event| match event {
         // Its own writing of the status is no reason to look again before it is time.

@@ -56,7 +56,7 @@ async fn run(context: Context) {
     let jobs = context.informer::<Job>();
     let pods = context.informer::<Pod>();
     let pods_by_controller = pods.index("controller", by_controller);
-    let queue = Queue::<Look>::new("job");
+    let queue = context.queue::<Look>("job");
     let (adds, of_job) = (queue.clone(), pods_by_controller.clone());
     jobs.subscribe(move |event| {
         let job = event.object();

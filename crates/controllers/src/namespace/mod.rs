@@ -11,7 +11,7 @@ use crate::pods::message_of;
 use client::error::ApiErrorExt as _;
 use client::informer::metadata::{Discovered, Served, delete, delete_collection, discover, list_metadata};
 use client::informer::{Index, by_namespace};
-use client::{Event, Informer, ObjectKey, Outcome, Queue};
+use client::{Event, Informer, ObjectKey, Outcome};
 use conditions::Findings;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceStatus, Pod};
@@ -40,7 +40,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 async fn run(context: Context) {
     let namespaces = context.informer::<Namespace>();
     let pods = context.informer::<Pod>();
-    let queue = Queue::<ObjectKey>::new("namespace");
+    let queue = context.queue::<ObjectKey>("namespace");
     let adds = queue.clone();
     namespaces.subscribe(move |event| {
         if !matches!(event, Event::Deleted(_)) && event.object().metadata.deletion_timestamp.is_some() {

@@ -60,7 +60,7 @@ async fn run(context: Context) {
         .options
         .informers
         .select::<Lease>(Selection::in_namespace(LEASES));
-    let queue = Queue::<ObjectKey>::new("node_lifecycle_controller");
+    let queue = context.queue::<ObjectKey>("node_lifecycle_controller");
     let shell = Arc::new(Shell {
         pods_by_node: pods.index("node", by_node),
         nodes,

@@ -55,8 +55,8 @@ async fn run(context: Context) {
     let volumes = context.informer::<PersistentVolume>();
     let classes = context.informer::<StorageClass>();
     let pods = context.informer::<Pod>();
-    let claim_queue = Queue::<ObjectKey>::new("claims");
-    let volume_queue = Queue::<ObjectKey>::new("volumes");
+    let claim_queue = context.queue::<ObjectKey>("claims");
+    let volume_queue = context.queue::<ObjectKey>("volumes");
     let (adds, of_volumes) = (claim_queue.clone(), volume_queue.clone());
     claims.subscribe(move |event| {
         let claim = event.object();

@@ -70,7 +70,7 @@ struct Shell<K> {
 pub(crate) async fn run<K: Set>(context: Context) {
     let sets = context.informer::<K>();
     let pods = context.informer::<Pod>();
-    let queue = Queue::<ObjectKey>::new(K::QUEUE);
+    let queue = context.queue::<ObjectKey>(K::QUEUE);
     let adds = queue.clone();
     sets.subscribe(move |event| adds.add(ObjectKey::of(&**event.object())));
     let of_namespace = sets.index("namespace", by_namespace);

@@ -39,7 +39,7 @@ pub(crate) fn start(context: Context) -> BoxFuture<'static, ()> {
 async fn run(context: Context) {
     let sets = context.informer::<StatefulSet>();
     let pods = context.informer::<Pod>();
-    let queue = Queue::<ObjectKey>::new("statefulset");
+    let queue = context.queue::<ObjectKey>("statefulset");
     let adds = queue.clone();
     sets.subscribe(move |event| adds.add(ObjectKey::of(&**event.object())));
     let of_namespace = sets.index("namespace", by_namespace);
