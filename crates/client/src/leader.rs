@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// One candidate.
+#[derive(Clone)]
 pub struct Candidate {
     pub client: kube::Client,
     pub namespace: String,
@@ -84,6 +85,20 @@ impl Candidate {
             ended.cancel();
         });
         leading
+    }
+
+    /// Does `work` whenever this candidate leads, until `stop`. The work has to end when its token is cancelled.
+    pub async fn run<F, R>(self, stop: CancellationToken, work: F)
+    where
+        F: Fn(CancellationToken) -> R,
+        R: Future<Output = ()>,
+    {
+        while !stop.is_cancelled() {
+            let leading = self.clone().lead(stop.clone()).await;
+            if !leading.is_cancelled() {
+                work(leading).await;
+            }
+        }
     }
 
     async fn hold(self, mut observed: Observed, stop: &CancellationToken) {

@@ -137,6 +137,24 @@ pub(crate) struct Up {
     /// Default admission plugins not to use
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,
+    /// Controllers to run: `*` for all that are on by default, NAME for one, -NAME for all but one
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "*",
+        allow_hyphen_values = true
+    )]
+    pub controllers: Vec<String>,
+    /// Run no controller: another controller manager does
+    #[arg(long)]
+    pub disable_controller_manager: bool,
+    /// Run no scheduler: another one does
+    #[arg(long)]
+    pub disable_scheduler: bool,
+    /// Let scheduler and controllers run only while this process holds their leases
+    #[arg(long)]
+    pub leader_elect: bool,
     /// CRI socket of another runtime (containerd), instead of the embedded one
     #[arg(long, value_name = "PATH")]
     pub container_runtime_endpoint: Option<PathBuf>,

@@ -12,7 +12,8 @@ use access::authorization::{Masters, Union, node, rbac::Rbac};
 use anyhow::Context;
 use apiserver::registry::ServiceAllocator;
 use apiserver::{Advertise, Config, Server};
-use client::Informers;
+use client::leader::Candidate;
+use client::{Informers, WorkqueueMetrics};
 use machinery::clock::{Clock, SystemClock};
 use machinery::user::UserInfo;
 use std::net::{IpAddr, SocketAddr};
@@ -63,6 +64,9 @@ impl ControlPlane {
         let store = crate::datastore::open(options, instance).await?;
         progress.step("store open");
         let mut config = server_config(&settings, Arc::clone(&store), &clock)?;
+        let queues = Arc::new(WorkqueueMetrics::default());
+        let told = Arc::clone(&queues);
+        config.metrics.push(Arc::new(move |out| told.write(out)));
         let (first, last) = options.service_node_port_range;
         let services = ServiceAllocator::load(&*store, &[options.service_cidr], first..=last)
             .await
@@ -86,19 +90,38 @@ impl ControlPlane {
         let reader = UserInfo::authenticated("system:kijabi:informers", &["system:masters"]);
         let informers = Informers::new(server.client(reader, "kijabi"));
         let mut tasks = vec![("the API server", serving)];
-        let controllers = controllers::run(
-            controller_options(&settings, &server, &informers, &clock),
-            stop.clone(),
-        );
-        tasks.push(("the controllers", tokio::spawn(controllers)));
-        let scheduler_client = server.client(
-            UserInfo::authenticated("system:kube-scheduler", &[]),
-            "kube-scheduler",
-        );
-        let mut scheduler = scheduler::Options::new(scheduler_client, informers.clone(), Arc::clone(&clock));
-        settings.node_name.clone_into(&mut scheduler.host);
-        let scheduler = scheduler::Scheduler::new(scheduler).run(stop.clone());
-        tasks.push(("the scheduler", tokio::spawn(scheduler)));
+        let leases = Leases {
+            server: server.clone(),
+            clock: Arc::clone(&clock),
+            identity: options
+                .leader_elect
+                .then(|| format!("{}_{}", settings.node_name, uuid::Uuid::new_v4())),
+        };
+        if !options.disable_controller_manager {
+            let mut told = controller_options(&settings, &server, &informers, &clock);
+            told.metrics = queues;
+            controllers::check_names(&told.controllers)?;
+            let run = move |leading| controllers::run(told.clone(), leading);
+            tasks.push((
+                "the controllers",
+                leases.spawn("kube-controller-manager", stop.clone(), run),
+            ));
+        }
+        if !options.disable_scheduler {
+            let scheduler_client = server.client(
+                UserInfo::authenticated("system:kube-scheduler", &[]),
+                "kube-scheduler",
+            );
+            let (informers, clock) = (informers.clone(), Arc::clone(&clock));
+            let host = settings.node_name.to_owned();
+            let run = move |leading| {
+                let (client, informers) = (scheduler_client.clone(), informers.clone());
+                let mut scheduler = scheduler::Options::new(client, informers, Arc::clone(&clock));
+                scheduler.host.clone_from(&host);
+                scheduler::Scheduler::new(scheduler).run(leading)
+            };
+            tasks.push(("the scheduler", leases.spawn("kube-scheduler", stop.clone(), run)));
+        }
         progress.step("scheduler and controllers running");
         Ok(Self {
             server,
@@ -126,6 +149,31 @@ impl ControlPlane {
         if let Err(error) = self.store.close().await {
             tracing::error!(%error, "closing the store");
         }
+    }
+}
+
+/// Who may do what only one process of a cluster may do.
+struct Leases {
+    server: Server,
+    clock: Arc<dyn Clock>,
+    /// Without one nobody is asked: there is no other process.
+    identity: Option<String>,
+}
+
+impl Leases {
+    /// Runs something until `stop`: at once, or whenever this process holds its lease.
+    fn spawn<F, R>(&self, name: &'static str, stop: CancellationToken, run: F) -> JoinHandle<()>
+    where
+        F: Fn(CancellationToken) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let Some(identity) = &self.identity else {
+            return tokio::spawn(run(stop));
+        };
+        let user = UserInfo::authenticated(format!("system:{name}"), &[]);
+        let client = self.server.client(user, name);
+        let candidate = Candidate::new(client, name, identity, Arc::clone(&self.clock));
+        tokio::spawn(async move { candidate.run(stop, run).await })
     }
 }
 
@@ -212,6 +260,7 @@ fn controller_options(
     controllers::Options {
         cluster_cidrs: vec![settings.options.cluster_cidr],
         service_cidrs: vec![settings.options.service_cidr],
+        controllers: settings.options.controllers.clone(),
         root_ca: Some(settings.pki.authority.clone()),
         cluster_signing: Some((settings.pki.authority.clone(), settings.pki.authority_key.clone())),
         ..controllers::Options::new(client_for, informers.clone(), Arc::clone(clock))
