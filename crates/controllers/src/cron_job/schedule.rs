@@ -207,6 +207,71 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// Zones whose clocks change by an hour or half an hour, in either half of the year, at midnight, or never.
+    const ZONES: [&str; 6] = [
+        "Europe/Berlin",
+        "America/New_York",
+        "Australia/Lord_Howe",
+        "America/Santiago",
+        "Asia/Beirut",
+        "Asia/Seoul",
+    ];
+
+    /// The minutes of 2026 around which those clocks change, and one around which none does.
+    const CHANGES: [&str; 9] = [
+        "2026-03-28T00:00:00Z",
+        "2026-03-08T00:00:00Z",
+        "2026-04-04T00:00:00Z",
+        "2026-09-05T12:00:00Z",
+        "2026-10-03T00:00:00Z",
+        "2026-10-24T12:00:00Z",
+        "2026-11-01T00:00:00Z",
+        "2026-06-15T00:00:00Z",
+        "2026-12-31T12:00:00Z",
+    ];
+
+    fn part(max: u8) -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just("*".to_owned()),
+            (0..=max).prop_map(|n| n.to_string()),
+            (2..=15u8).prop_map(|n| format!("*/{n}")),
+            prop::collection::btree_set(0..=max, 1..4).prop_map(|all| all
+                .iter()
+                .map(u8::to_string)
+                .collect::<Vec<_>>()
+                .join(",")),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// The next time is the first minute whose local reading matches: nothing is left out, nothing comes too early,
+        /// whatever the clocks do.
+        #[test]
+        fn the_next_time_is_the_first_minute_that_matches(
+            minutes in part(59),
+            hours in part(23),
+            weekdays in prop_oneof![Just("*".to_owned()), (0u8..7).prop_map(|d| d.to_string())],
+            zone in prop::sample::select(&ZONES[..]),
+            change in prop::sample::select(&CHANGES[..]),
+            seconds in 0i64..3 * 86_400,
+        ) {
+            let Ok(zone) = TimeZone::get(zone) else { return Ok(()) };
+            let text = format!("{minutes} {hours} * * {weekdays}");
+            let schedule = Schedule::parse(&text, zone.clone()).expect("a schedule");
+            let Schedule::At(fields) = &schedule else { unreachable!() };
+            let after = change.parse::<Timestamp>().expect("a time") + SignedDuration::from_secs(seconds);
+            let first = after.as_second().div_euclid(60) + 1;
+            let expected = (first..first + 9 * 24 * 60).map(|m| Timestamp::from_second(m * 60).expect("time")).find(|at| {
+                let local = zone.to_datetime(*at);
+                fields.matches_day(local.date()) && has(fields.hours, local.hour()) && has(fields.minutes, local.minute())
+            });
+            prop_assert_eq!(schedule.next(after), expected, "{} after {}", text, after);
+        }
+    }
 
     fn times(text: &str, zone: &str, after: &str, count: usize) -> Vec<String> {
         let zone = if zone == "UTC" {

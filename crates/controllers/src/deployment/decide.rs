@@ -245,7 +245,7 @@ fn roll(view: &View<'_>, new_revision: i64, plan: &mut Plan) {
 fn scale_down_old(view: &View<'_>, new: &ReplicaSet) -> Vec<Update> {
     let total: i32 = view.all().map(|s| replicas(s)).sum();
     let least = view.replicas - view.max_unavailable();
-    let new_unavailable = replicas(new) - available(new);
+    let new_unavailable = replicas(new) - held(new);
     let mut spare = total - least - new_unavailable;
     if spare <= 0 {
         return Vec::new();
@@ -257,11 +257,11 @@ fn scale_down_old(view: &View<'_>, new: &ReplicaSet) -> Vec<Update> {
         .map(|s| (s, replicas(s)))
         .collect();
     for (set, size) in &mut sizes {
-        let unhealthy = (*size - available(set)).clamp(0, spare);
+        let unhealthy = (*size - held(set)).clamp(0, spare);
         *size -= unhealthy;
         spare -= unhealthy;
     }
-    let all_available: i32 = view.all().map(|s| available(s)).sum();
+    let all_available: i32 = view.all().map(|s| held(s)).sum();
     let mut dispensable = all_available - least;
     for (_, size) in &mut sizes {
         let count = (*size).min(dispensable);
@@ -274,6 +274,11 @@ fn scale_down_old(view: &View<'_>, new: &ReplicaSet) -> Vec<Update> {
         .into_iter()
         .filter_map(|(set, size)| resize(view, set, size, false))
         .collect()
+}
+
+/// The available pods that a set keeps: what it has beyond its size is going, though its status may not say so yet.
+fn held(set: &ReplicaSet) -> i32 {
+    available(set).min(replicas(set))
 }
 
 fn recreate(

@@ -6,6 +6,7 @@ use super::view::{actual, available, is_of_template, replicas};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -256,4 +257,83 @@ fn a_paused_deployment_scales_but_does_not_roll() {
     paper.deployment.spec.as_mut().expect("spec").paused = Some(false);
     paper.settle(true, |_| {});
     assert_eq!(paper.shape(), [0, 5]);
+}
+
+/// What may happen between two looks at a deployment.
+#[derive(Debug, Clone, Copy)]
+enum Happening {
+    Look,
+    PodsFollow,
+    /// Those of the present template do not become available.
+    PodsAreStuck,
+    Template(u8),
+    Pause(bool),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        6 => Just(Happening::Look),
+        3 => Just(Happening::PodsFollow),
+        1 => Just(Happening::PodsAreStuck),
+        1 => (0u8..4).prop_map(Happening::Template),
+        1 => any::<bool>().prop_map(Happening::Pause),
+    ]
+}
+
+fn share() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        (0i32..6).prop_map(Value::from),
+        (0i32..=100).prop_map(|p| json!(format!("{p}%")))
+    ]
+}
+
+/// Upstream's rounding: a surge up, what may be missing down; and one of the two is never zero.
+fn limits(count: i32, surge: &Value, unavailable: &Value) -> (i32, i32) {
+    let of = |value: &Value, up: bool| match value.as_str().and_then(|t| t.strip_suffix('%')) {
+        Some(percent) => {
+            let part = percent.parse::<i32>().expect("a number") * count;
+            if up { (part + 99) / 100 } else { part / 100 }
+        }
+        None => i32::try_from(value.as_i64().expect("a number")).expect("small"),
+    };
+    match (of(surge, true), of(unavailable, false)) {
+        (0, 0) => (0, 1),
+        found => found,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn no_order_of_events_breaks_the_limits_of_a_rollout(
+        count in 0i32..12,
+        surge in share(),
+        unavailable in share(),
+        happenings in prop::collection::vec(happening(), 0..60),
+    ) {
+        let (most, missing) = limits(count, &surge, &unavailable);
+        let mut paper = Paper::new(rolling(count, surge, unavailable));
+        paper.settle(true, |_| {});
+        for happens in happenings {
+            match happens {
+                Happening::Look => drop(paper.step()),
+                Happening::PodsFollow => drop(paper.pods(true)),
+                Happening::PodsAreStuck => drop(paper.pods(false)),
+                Happening::Template(version) => paper.template(&version.to_string()),
+                Happening::Pause(paused) => paper.deployment.spec.as_mut().expect("spec").paused = Some(paused),
+            }
+            let size: i32 = paper.sets.iter().map(|s| replicas(s)).sum();
+            prop_assert!(size <= count + most, "{:?} of {count}+{most}", paper.shape());
+            let kept: i32 = paper.sets.iter().map(|s| available(s).min(replicas(s))).sum();
+            prop_assert!(kept >= count - missing, "{kept} {:?} of {count}-{missing}", paper.shape());
+        }
+        paper.deployment.spec.as_mut().expect("spec").paused = Some(false);
+        paper.settle(true, |_| {});
+        let template = paper.deployment.spec.as_ref().expect("spec").template.clone();
+        for set in &paper.sets {
+            let wanted = if is_of_template(set, &template) { count } else { 0 };
+            prop_assert_eq!(replicas(set), wanted);
+        }
+    }
 }

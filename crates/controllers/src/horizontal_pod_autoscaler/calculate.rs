@@ -312,6 +312,30 @@ fn request(pod: &Pod, name: &str, container: Option<&str>, resource: &str) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// More use never asks for fewer replicas; what is asked for suffices and no less would, unless the present number is
+        /// near enough.
+        #[test]
+        fn an_average_asks_for_just_enough(usage in 0i64..1_000_000, more in 0i64..1_000_000, target in 1i64..10_000, current in 1i32..500) {
+            let tolerances = Tolerances { down: 0.1, up: 0.1 };
+            let (replicas, _) = of_average(usage, target, current, tolerances);
+            let ratio = usage as f64 / target as f64 / f64::from(current);
+            if (0.9..=1.1).contains(&ratio) {
+                prop_assert_eq!(replicas, current);
+            } else {
+                prop_assert!(i64::from(replicas) * target >= usage);
+                prop_assert!(i64::from(replicas - 1) * target < usage);
+            }
+            let (for_more, _) = of_average(usage + more, target, current, tolerances);
+            let exact = |usage: i64| !(0.9..=1.1).contains(&(usage as f64 / target as f64 / f64::from(current)));
+            if exact(usage) && exact(usage + more) {
+                prop_assert!(for_more >= replicas, "{} for {}, {} for {}", replicas, usage, for_more, usage + more);
+            }
+        }
+    }
+
     use serde_json::json;
 
     const TOLERANCES: Tolerances = Tolerances { down: 0.1, up: 0.1 };

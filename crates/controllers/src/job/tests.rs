@@ -6,7 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 struct Paper {
@@ -296,4 +298,135 @@ fn a_job_without_completions_ends_with_the_first_success() {
     assert_eq!(paper.born, 3, "no new pods after a success");
     paper.settle(|_| Some("Succeeded"));
     assert_eq!(paper.outcome(), "Complete CompletionsReached 3/0");
+}
+
+/// What may happen between two looks at a job. The number chooses a pod.
+#[derive(Debug, Clone, Copy)]
+enum Happening {
+    Look,
+    Succeeds(usize),
+    Fails(usize),
+    IsDeleted(usize),
+    Parallelism(i32),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        6 => Just(Happening::Look),
+        4 => any::<usize>().prop_map(Happening::Succeeds),
+        2 => any::<usize>().prop_map(Happening::Fails),
+        1 => any::<usize>().prop_map(Happening::IsDeleted),
+        1 => (0i32..5).prop_map(Happening::Parallelism),
+    ]
+}
+
+fn runs(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none()
+        && pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
+}
+
+/// A job whose pods end as they happen to, and what became of them.
+#[derive(Default)]
+struct Ledger {
+    succeeded: BTreeSet<String>,
+    failed: BTreeSet<String>,
+}
+
+impl Ledger {
+    fn happen(&mut self, paper: &mut Paper, happens: Happening) {
+        let running: Vec<Arc<Pod>> = paper.pods.iter().filter(|p| runs(p)).cloned().collect();
+        let choose =
+            |number: usize| (!running.is_empty()).then(|| Arc::clone(&running[number % running.len()]));
+        let uid = |pod: &Pod| pod.metadata.uid.clone().expect("uid");
+        let end = |paper: &mut Paper, pod: &Pod, phase: &str| {
+            paper.change(pod, |pod| {
+                pod.status.get_or_insert_default().phase = Some(phase.to_owned())
+            });
+        };
+        match happens {
+            Happening::Look => drop(paper.step()),
+            Happening::Parallelism(number) => paper.spec().parallelism = Some(number),
+            Happening::Succeeds(number) => {
+                if let Some(pod) = choose(number) {
+                    end(paper, &pod, "Succeeded");
+                    self.succeeded.insert(uid(&pod));
+                }
+            }
+            Happening::Fails(number) => {
+                if let Some(pod) = choose(number) {
+                    end(paper, &pod, "Failed");
+                    self.failed.insert(uid(&pod));
+                }
+            }
+            Happening::IsDeleted(number) => {
+                if let Some(pod) = choose(number) {
+                    end(paper, &pod, "Failed");
+                    paper.change(&pod, |pod| {
+                        pod.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+                    });
+                    self.failed.insert(uid(&pod));
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn no_order_of_ends_miscounts_a_job(
+        completions in 1i32..8,
+        parallelism in 1i32..5,
+        indexed in any::<bool>(),
+        happenings in prop::collection::vec(happening(), 0..80),
+    ) {
+        let mode = if indexed { "Indexed" } else { "NonIndexed" };
+        let mut paper = Paper::new(json!({
+            "completions": completions, "parallelism": parallelism, "completionMode": mode, "backoffLimit": 1000,
+        }));
+        let mut ledger = Ledger::default();
+        for happens in happenings {
+            if is_over(&paper.job) {
+                break;
+            }
+            let before = paper.pods.iter().filter(|p| runs(p)).count();
+            ledger.happen(&mut paper, happens);
+            let now = paper.pods.iter().filter(|p| runs(p)).count();
+            let most = paper.spec().parallelism.unwrap_or(0).min(completions);
+            prop_assert!(now <= before.max(usize::try_from(most).expect("small")), "{now} of {most} run");
+            let status = paper.job.status.clone().unwrap_or_default();
+            let counted = status.succeeded.unwrap_or(0);
+            prop_assert!(counted <= i32::try_from(ledger.succeeded.len()).expect("small"));
+            if indexed {
+                let running: Vec<String> = paper.pods.iter().filter(|p| runs(p)).map(|p| index(p)).collect();
+                let different: BTreeSet<&String> = running.iter().collect();
+                prop_assert_eq!(different.len(), running.len(), "one pod an index: {:?}", running);
+            }
+        }
+        paper.spec().parallelism = Some(parallelism);
+        for _ in 0..500 {
+            if is_over(&paper.job) {
+                break;
+            }
+            ledger.happen(&mut paper, Happening::Look);
+            ledger.happen(&mut paper, Happening::Look);
+            ledger.happen(&mut paper, Happening::Succeeds(0));
+        }
+        let status = paper.job.status.clone().unwrap_or_default();
+        prop_assert!(is_over(&paper.job), "{:?}", status);
+        prop_assert_eq!(status.succeeded.unwrap_or(0), completions);
+        if indexed {
+            let all: BTreeSet<i32> = (0..completions).collect();
+            let done = super::indexes::parse(status.completed_indexes.as_deref().unwrap_or(""), completions);
+            prop_assert_eq!(done, all);
+        }
+        prop_assert!(paper.pods.iter().all(|p| !is_tracked(p)), "every finalizer is gone");
+    }
+
+    #[test]
+    fn indexes_are_read_as_they_are_written(indexes in prop::collection::btree_set(0i32..200, 0..60)) {
+        let text = super::indexes::write(&indexes);
+        prop_assert_eq!(super::indexes::parse(&text, 200), indexes);
+    }
 }

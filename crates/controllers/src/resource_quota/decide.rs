@@ -181,6 +181,41 @@ pub(super) fn status(quota: &ResourceQuota, value: &Value, used: Used) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// What is used is the exact sum, whatever the order of the pods; ended pods use nothing.
+        #[test]
+        fn sums_are_exact_in_any_order(pods in prop::collection::vec((0i64..5_000, 0i64..1_000, any::<bool>()), 0..30), turn in 0usize..30) {
+            let quota = json!({"spec": {"hard": {"pods": "100", "requests.cpu": "100", "requests.memory": "100Gi"}}});
+            let quota = machinery::typed::to_value(&quota).expect("value");
+            let mut objects: Vec<Value> = pods
+                .iter()
+                .map(|(cpu, memory, ended)| {
+                    let requests = json!({"cpu": format!("{cpu}m"), "memory": format!("{memory}Mi")});
+                    let phase = if *ended { "Succeeded" } else { "Running" };
+                    let pod = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": requests}}]}, "status": {"phase": phase}});
+                    machinery::typed::to_value(&pod).expect("value")
+                })
+                .collect();
+            let sum = |objects: &[Value]| {
+                let mut used = Used::default();
+                used.charge("", "pods", &quota, objects, Timestamp::UNIX_EPOCH);
+                let amount = |name: &str| used.0.get(name).map_or(0, machinery::quantity::Quantity::milli_value);
+                (amount("pods"), amount("requests.cpu"), amount("requests.memory"))
+            };
+            let running = || pods.iter().filter(|(_, _, ended)| !ended);
+            let cpu: i64 = running().map(|(cpu, _, _)| cpu).sum();
+            let memory: i64 = running().map(|(_, memory, _)| memory << 20).sum();
+            let expected = (running().count() as i64 * 1000, cpu, memory * 1000);
+            prop_assert_eq!(sum(&objects), expected);
+            if !objects.is_empty() {
+                let turn = turn % objects.len();
+                objects.rotate_left(turn);
+            }
+            prop_assert_eq!(sum(&objects), expected);
+        }
+    }
 
     #[test]
     fn charges_are_told_from_other_changes() {
