@@ -35,6 +35,9 @@ use std::sync::Arc;
 
 const WORKERS: usize = 10;
 
+/// The pods that need a volume, by its name.
+type Users = HashMap<String, Vec<Arc<Pod>>>;
+
 struct Shell {
     context: Context,
     nodes: Informer<Node>,
@@ -230,13 +233,9 @@ impl Shell {
     }
 
     /// The volumes that the node's pods need attached, and the pods that need them.
-    fn wanted(
-        &self,
-        name: &str,
-        node: Option<&Node>,
-    ) -> (BTreeMap<String, Volume>, HashMap<String, Vec<Arc<Pod>>>) {
+    fn wanted(&self, name: &str, node: Option<&Node>) -> (BTreeMap<String, Volume>, Users) {
         let mut wanted = BTreeMap::new();
-        let mut users: HashMap<String, Vec<Arc<Pod>>> = HashMap::new();
+        let mut users = Users::new();
         let Some(node) = node else {
             return (wanted, users);
         };
