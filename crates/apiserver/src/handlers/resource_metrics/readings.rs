@@ -138,7 +138,12 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn summary(second: u32, pods: &[(&str, &[(&str, Option<u64>)])]) -> Summary {
+    /// A container and its CPU time.
+    type Told = (&'static str, Option<u64>);
+    /// A pod's uid and its containers.
+    type Pods<'a> = &'a [(&'a str, &'a [Told])];
+
+    fn summary(second: u32, pods: Pods<'_>) -> Summary {
         let time = format!("2026-01-01T00:00:{second:02}Z");
         let figures = |cpu: Option<u64>| json!({"cpu": {"time": time, "usageCoreNanoSeconds": cpu}, "memory": {"time": time, "workingSetBytes": 4096}});
         let pods: Vec<_> = pods
@@ -162,9 +167,7 @@ mod tests {
 
     #[test]
     fn usage_is_told_between_two_readings() {
-        let check = |before: &[(&str, &[(&str, Option<u64>)])],
-                     after: &[(&str, &[(&str, Option<u64>)])],
-                     expected: Option<&[u64]>| {
+        let check = |before: Pods<'_>, after: Pods<'_>, expected: Option<&[u64]>| {
             let found = NodeUsage::between(&summary(10, before), &summary(20, after));
             assert_eq!(found.node.expect("node").cpu, 500_000_000);
             let cpu: Option<Vec<u64>> = found
