@@ -109,7 +109,10 @@ pub fn json(data: &[u8]) {
     if let Ok(decoded) = js::decode_any(data) {
         let text = js::to_vec(&decoded.value);
         let again = js::decode_any(&text).expect("what was written is read");
-        assert_eq!(again.value, decoded.value);
+        let text = js::to_vec(&again.value);
+        let third = js::decode_any(&text).expect("what was written is read");
+        // From the second text on: whole floats are written, and read, as integers, and -0 is 0 then.
+        assert_eq!(js::to_vec(&third.value), text);
         js::encode_pretty(&decoded.value, &mut Vec::new());
     }
     let Some((kind, text)) = kind(data) else { return };
@@ -273,10 +276,12 @@ pub fn frames(data: &[u8]) {
     assert_eq!(length as usize, message.len());
     assert!(message.ends_with(data));
     if let Ok(decoded) = js::decode_any(data) {
-        let line = frame::json("MODIFIED", &js::to_vec(&decoded.value));
+        let text = js::to_vec(&decoded.value);
+        let line = frame::json("MODIFIED", &text);
         assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
         let event = js::decode_any(&line).expect("a frame is JSON").value;
-        assert_eq!(event.get("object"), Some(&decoded.value));
+        let alone = js::decode_any(&text).expect("what was written is read").value;
+        assert_eq!(event.get("object"), Some(&alone));
     }
     if let Ok(value) = cbor::decode_any(data) {
         let one = frame::cbor("DELETED", data);
