@@ -131,6 +131,8 @@ async fn wait_for_turn(
     let (known, outcome) = match fairness.enter(attributes).await {
         Ok(None) => return Ok(None),
         Ok(Some(entry)) => (entry.class, Ok(entry.seat)),
+        // Who asks for health is told of it also while the store, and so the flow schemas, cannot be read.
+        Err(Refused::Error(_)) if is_public(attributes) => return Ok(None),
         Err(Refused::Error(error)) => return Err(error),
         Err(Refused::Rejected(class, why)) => {
             tracing::debug!(user = attributes.user.name, ?why, "turned away");
@@ -180,10 +182,7 @@ async fn authenticate(core: &Core, request: &Request<Body>) -> Result<Arc<UserIn
 
 /// Whether the user may do this; 403 in upstream's words if not.
 pub(crate) async fn authorize(core: &Core, attributes: &Attributes<'_>) -> Result<(), ApiError> {
-    if !attributes.is_resource
-        && attributes.verb == "get"
-        && PUBLIC.iter().any(|p| is_under(attributes.path, p))
-    {
+    if is_public(attributes) {
         return Ok(());
     }
     let reason = match core.authorizer.authorize(attributes).await {
@@ -191,6 +190,11 @@ pub(crate) async fn authorize(core: &Core, attributes: &Attributes<'_>) -> Resul
         Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
     };
     Err(forbidden(attributes, &reason))
+}
+
+/// Health and version, which everybody may read.
+fn is_public(attributes: &Attributes<'_>) -> bool {
+    !attributes.is_resource && attributes.verb == "get" && PUBLIC.iter().any(|p| is_under(attributes.path, p))
 }
 
 fn forbidden(a: &Attributes<'_>, reason: &str) -> ApiError {
