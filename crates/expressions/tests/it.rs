@@ -207,3 +207,21 @@ fn cost_is_estimated_and_limited() {
     );
     assert_eq!(budget.left(), 0);
 }
+
+#[test]
+fn one_known_side_decides_what_an_operator_makes() {
+    let environment = Environment::new().with("object", Type::Dyn);
+    for (text, want) in [
+        ("'a' + object.b", "string"),
+        ("object.a + 1", "int"),
+        ("[1] + object.a", "list(int)"),
+        ("object.a + object.b", "dyn"),
+        ("object.a * 2.0", "double"),
+    ] {
+        assert_eq!(
+            environment.compile(text).unwrap().result().to_string(),
+            want,
+            "{text}"
+        );
+    }
+}

@@ -1,9 +1,10 @@
 //! Arithmetic, order, conversions, and the math extension. Overflow is an error, never a wrong number.
 
 use super::{Effort, Function, function, no_overload};
-use crate::types::Type;
+use crate::types::{Type, UNBOUNDED};
 use crate::value::Val;
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 fn number(ty: &Type) -> bool {
     matches!(ty, Type::Int | Type::Uint | Type::Double | Type::Dyn)
@@ -11,7 +12,12 @@ fn number(ty: &Type) -> bool {
 
 /// The result of an operator on two numbers of one kind.
 fn arithmetic(types: &[Type]) -> Option<Type> {
-    (number(&types[0]) && number(&types[1]) && types[0].fits(&types[1])).then(|| types[0].join(&types[1]))
+    let (a, b) = (&types[0], &types[1]);
+    (number(a) && number(b) && a.fits(b)).then(|| match (a, b) {
+        // One side that is known leaves no choice for the other.
+        (Type::Dyn, known) | (known, Type::Dyn) => known.clone(),
+        _ => a.join(b),
+    })
 }
 
 fn sum(types: &[Type]) -> Option<Type> {
@@ -23,7 +29,13 @@ fn sum(types: &[Type]) -> Option<Type> {
         }
         (Type::Duration, Type::Timestamp) | (Type::Timestamp, Type::Duration) => Some(Type::Timestamp),
         (Type::Duration, Type::Duration) => Some(Type::Duration),
-        (Type::Dyn, _) | (_, Type::Dyn) => Some(Type::Dyn),
+        (Type::Dyn, Type::Dyn | Type::Duration) | (Type::Duration, Type::Dyn) => Some(Type::Dyn),
+        (Type::Dyn, Type::String(_)) | (Type::String(_), Type::Dyn) => Some(Type::string()),
+        (Type::Dyn, Type::Bytes(_)) | (Type::Bytes(_), Type::Dyn) => Some(Type::Bytes(UNBOUNDED)),
+        (Type::Dyn, Type::List(item, _)) | (Type::List(item, _), Type::Dyn) => {
+            Some(Type::List(Arc::clone(item), UNBOUNDED))
+        }
+        (Type::Dyn, Type::Timestamp) | (Type::Timestamp, Type::Dyn) => Some(Type::Timestamp),
         _ => arithmetic(types),
     }
 }
@@ -32,7 +44,10 @@ fn difference(types: &[Type]) -> Option<Type> {
     match (&types[0], &types[1]) {
         (Type::Timestamp, Type::Timestamp) | (Type::Duration, Type::Duration) => Some(Type::Duration),
         (Type::Timestamp, Type::Duration) => Some(Type::Timestamp),
-        (Type::Dyn, _) | (_, Type::Dyn) => Some(Type::Dyn),
+        (Type::Dyn, Type::Dyn | Type::Duration | Type::Timestamp) | (Type::Timestamp, Type::Dyn) => {
+            Some(Type::Dyn)
+        }
+        (Type::Duration, Type::Dyn) => Some(Type::Duration),
         _ => arithmetic(types),
     }
 }
