@@ -63,12 +63,51 @@ pub enum StoredError {
     Decode { resource: String, detail: String },
     #[error("encoding a {kind}: {detail}")]
     Encode { kind: String, detail: String },
+    #[error("{0}")]
+    Conversion(String),
     #[error("a stored {resource} is of {api_version}, which is not known")]
     UnknownVersion { resource: String, api_version: String },
 }
 
 /// Reads what the store holds, in the storage version, with its resource version.
 pub fn decode_stored(resource: &Resource, bytes: &[u8], revision: u64) -> Result<Value, StoredError> {
+    let Some(conversion) = &resource.conversion else {
+        return decode_unconverted(resource, bytes, revision);
+    };
+    let failed = |detail: String| StoredError::Decode {
+        resource: resource.group_resource.to_string(),
+        detail,
+    };
+    let mut object = as_written(bytes).map_err(failed)?;
+    let own = resource.storage_version();
+    if text(&object, "apiVersion") == own.api_version {
+        return decode_unconverted(resource, bytes, revision);
+    }
+    set_resource_version(&mut object, revision);
+    let converted = conversion
+        .stored(object, revision, &own.api_version)
+        .map_err(StoredError::Conversion)?;
+    let decoded = codec::json::conform(&converted, &resource.types, own.ty);
+    let mut object = decoded.map_err(|error| failed(error.to_string()))?.value;
+    machinery::defaults::apply(&resource.types, own.ty, &mut object);
+    set_resource_version(&mut object, revision);
+    Ok(object)
+}
+
+/// A stored custom object with all it holds, in the version it was stored in.
+pub(crate) fn as_written(bytes: &[u8]) -> Result<Value, String> {
+    if bytes.starts_with(codec::cbor::MAGIC) {
+        codec::cbor::decode_any(bytes).map_err(|error| error.to_string())
+    } else {
+        let decoded = codec::json::decode_any(bytes);
+        decoded
+            .map(|decoded| decoded.value)
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// What the store holds, but nobody is asked to convert a custom object: its metadata is right, whatever else its fields mean.
+pub fn decode_unconverted(resource: &Resource, bytes: &[u8], revision: u64) -> Result<Value, StoredError> {
     let failed = |detail: String| StoredError::Decode {
         resource: resource.group_resource.to_string(),
         detail,
@@ -100,7 +139,7 @@ pub fn decode_stored(resource: &Resource, bytes: &[u8], revision: u64) -> Result
     };
     let storage = resource.storage_version();
     if object.get("apiVersion").and_then(Value::as_str) != Some(&storage.api_version) {
-        object = convert(resource, object, resource.storage);
+        object = relabelled(resource, object, resource.storage);
     }
     set_resource_version(&mut object, revision);
     Ok(object)
@@ -119,13 +158,22 @@ pub fn encode_stored(
         seal(object, &resource.types, storage.ty)
     } else {
         let stored = resource.stored_version();
-        set_kind(object, &stored.api_version, &stored.kind);
-        let bytes = match custom {
+        let write = |object: &Value| match custom {
             Encoding::Cbor => codec::cbor::to_vec(object, None),
             _ => codec::json::to_vec(object),
         };
-        set_kind(object, &storage.api_version, &storage.kind);
-        Ok(bytes)
+        match &resource.conversion {
+            Some(conversion) if stored.api_version != storage.api_version => conversion
+                .now(object.clone(), &stored.api_version)
+                .map(|converted| write(&converted))
+                .map_err(StoredError::Conversion),
+            _ => {
+                set_kind(object, &stored.api_version, &stored.kind);
+                let bytes = write(object);
+                set_kind(object, &storage.api_version, &storage.kind);
+                Ok(bytes)
+            }
+        }
     };
     if let Some(version) = version {
         meta::metadata_mut(object).insert(Key::from_static("resourceVersion"), version);
@@ -142,8 +190,32 @@ pub fn set_resource_version(object: &mut Value, revision: u64) {
     }
 }
 
-/// The object in another version of its resource.
+/// The object in another version of its resource. One that nobody converts now is told as it is.
 pub fn convert(resource: &Resource, object: Value, version: usize) -> Value {
+    if resource.conversion.is_none() {
+        return relabelled(resource, object, version);
+    }
+    match try_convert(resource, object.clone(), version) {
+        Ok(converted) => converted,
+        Err(error) => {
+            tracing::warn!(%error, "an object is told in another version without being converted");
+            relabelled(resource, object, version)
+        }
+    }
+}
+
+/// The object in another version of its resource.
+pub fn try_convert(resource: &Resource, object: Value, version: usize) -> Result<Value, StoredError> {
+    let to = &resource.versions[version];
+    match &resource.conversion {
+        Some(conversion) if text(&object, "apiVersion") != to.api_version => conversion
+            .now(object, &to.api_version)
+            .map_err(StoredError::Conversion),
+        _ => Ok(relabelled(resource, object, version)),
+    }
+}
+
+fn relabelled(resource: &Resource, object: Value, version: usize) -> Value {
     let to = &resource.versions[version];
     if text(&object, "apiVersion") == to.api_version {
         return object;

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 pub use reinvocation::Reinvocation;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+pub use webhook::endpoint;
 
 /// What is being done to the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

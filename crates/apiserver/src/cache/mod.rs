@@ -419,7 +419,7 @@ impl Cache {
 /// A stored key as an entry; one that cannot be read is logged and left out, so that it does not hide the rest.
 fn read_entry(resource: &Resource, kv: store::KeyValue) -> Option<Entry> {
     let revision = kv.mod_revision as u64;
-    match object::decode_stored(resource, &kv.value, revision) {
+    match object::decode_unconverted(resource, &kv.value, revision) {
         Ok(object) => {
             let meta = Meta::of(resource, &object);
             Some(Entry::new(

@@ -7,9 +7,11 @@ use super::kind::{Kind, keeps_resources};
 use super::{GROUP, RESOURCE, clean};
 use crate::boot::Maker;
 use crate::cache::{Change, Entry, Filter, WatchReceiver, WatchStart};
+use crate::registry::read::Reader;
 use crate::registry::{Resource, store_error, stored_error};
 use crate::routes::{GroupTable, VersionTable};
 use crate::server::Core;
+use access::Objects;
 use bytes::Bytes;
 use compact_str::CompactString;
 use hashbrown::{HashMap, HashSet};
@@ -35,6 +37,10 @@ pub(crate) async fn start(core: &Arc<Core>) -> Result<(), ApiError> {
     let mut follower = Follower {
         core: Arc::clone(core),
         crds,
+        objects: Arc::new(Reader {
+            registry: Arc::clone(&core.registry),
+            routes: Arc::clone(&core.routes),
+        }),
         known: HashMap::new(),
         kinds: BTreeMap::new(),
         cleaning: HashSet::new(),
@@ -54,6 +60,7 @@ pub(crate) async fn start(core: &Arc<Core>) -> Result<(), ApiError> {
 struct Follower {
     core: Arc<Core>,
     crds: Arc<Resource>,
+    objects: Arc<dyn Objects>,
     known: HashMap<Bytes, Known>,
     kinds: BTreeMap<Bytes, Kind>,
     /// Definitions (by their UID) somebody cleans up after.
@@ -197,7 +204,7 @@ impl Follower {
             }
             kind.unregister(reflector);
         }
-        let kind = Kind::new(definition, entry, &self.crds);
+        let kind = Kind::new(definition, entry, &self.crds, &self.objects);
         kind.register(reflector);
         self.kinds.insert(entry.key.clone(), kind);
         true

@@ -1,10 +1,13 @@
 //! A definition made into resources and endpoints.
 
+use super::conversion::Conversion;
 use crate::cache::{Cache, Entry, Reflector};
 use crate::registry::{Behaviour, Resource, Tables, Version};
 use crate::routes::{Endpoint, SubEndpoint};
+use access::Objects;
 use base64::Engine as _;
 use compact_str::{CompactString, format_compact};
+use machinery::Value;
 use machinery::apply::ResetFields;
 use machinery::gvk::{GroupResource, GroupVersionKind};
 use resources::KindInfo;
@@ -39,7 +42,12 @@ pub(super) struct Kind {
 
 impl Kind {
     /// Makes a kind of a definition. `source` is the definition where it is cached: schemas are read from there.
-    pub(super) fn new(definition: Definition, source: &Arc<Entry>, crds: &Arc<Resource>) -> Self {
+    pub(super) fn new(
+        definition: Definition,
+        source: &Arc<Entry>,
+        crds: &Arc<Resource>,
+        objects: &Arc<dyn Objects>,
+    ) -> Self {
         let definition = Arc::new(definition);
         let schemas: Vec<Arc<CustomSchema>> = definition
             .versions
@@ -53,8 +61,19 @@ impl Kind {
             })
             .collect();
         let cache = Arc::new(Cache::default());
+        let conversion = definition.webhook.then(|| {
+            let crd = source.value(crds).unwrap_or_else(|error| {
+                tracing::error!(%error, definition = %definition.name, "a definition cannot be read");
+                Value::Null
+            });
+            let webhook = crd.get_path(&["spec", "conversion", "webhook"]);
+            Arc::new(Conversion::new(
+                webhook.unwrap_or(&Value::Null),
+                Arc::clone(objects),
+            ))
+        });
         let resources = (0..definition.versions.len())
-            .map(|at| Arc::new(resource(&definition, at, &schemas[at], &cache)))
+            .map(|at| Arc::new(resource(&definition, at, &schemas[at], &cache, &conversion)))
             .collect();
         let mut kind = Self {
             definition,
@@ -110,6 +129,7 @@ fn resource(
     at: usize,
     schema: &Arc<CustomSchema>,
     cache: &Arc<Cache>,
+    conversion: &Option<Arc<Conversion>>,
 ) -> Resource {
     let version = &definition.versions[at];
     let info = KindInfo {
@@ -144,6 +164,7 @@ fn resource(
         built_in: false,
         reset_fields: ResetFields::new(reset.iter().copied()),
         cache: Arc::clone(cache),
+        conversion: conversion.clone(),
         info,
     }
 }

@@ -13,6 +13,7 @@
 //! changes gets new resources and an empty cache, and every watch on the old ones ends, as upstream.
 
 mod clean;
+pub(crate) mod conversion;
 mod follow;
 mod kind;
 

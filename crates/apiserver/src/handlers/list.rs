@@ -65,6 +65,7 @@ pub(super) async fn list(
             .map(|last| continue_token::encode(page.revision as i64, last, &prefix)),
         remaining: page.remaining.filter(|_| page.next.is_some()),
     };
+    resource.prepare(&page.entries).await?;
     let form = exchange.form(endpoint, &output)?;
     let about = page.entries.iter().map(|e| e.stored.len()).sum();
     let body = ListBody::body(resource, form, page.entries, &meta, output.pretty);

@@ -174,6 +174,7 @@ async fn get(
             version.is_some(),
         )
         .await?;
+    resource.prepare(std::slice::from_ref(&entry)).await?;
     exchange.entry(StatusCode::OK, endpoint, resource, &entry, &output)
 }
 

@@ -54,6 +54,7 @@ pub(super) async fn watch(
     let reached = reflector.revision();
     let body = match cache.watch(resource, &filter, start) {
         Ok(started) => {
+            resource.prepare(&started.initial).await?;
             let seconds = options.timeout_seconds.filter(|s| *s > 0);
             let timeout = seconds
                 .unwrap_or_else(|| MIN_TIMEOUT + machinery::chance::rng().random_range(0..MIN_TIMEOUT));

@@ -1,6 +1,7 @@
 //! A stored resource: what it is, where its objects stand in the store, and its cache.
 
-use crate::cache::{Cache, Reflector};
+use crate::cache::{Cache, Entry, Reflector};
+use crate::custom::conversion::Conversion;
 use crate::object;
 use access::admission::{Equivalent, Versions};
 use bytes::Bytes;
@@ -37,6 +38,8 @@ pub struct Resource {
     pub reset_fields: ResetFields,
     /// Shared by all versions of a custom kind.
     pub cache: Arc<Cache>,
+    /// Who converts between a custom kind's versions, if they differ in more than the name.
+    pub(crate) conversion: Option<Arc<Conversion>>,
 }
 
 /// How a resource differs from others.
@@ -126,6 +129,23 @@ impl Resource {
         self.versions.iter().position(|v| v.version == version)
     }
 
+    /// Has what is stored in other versions converted, all at once, before it is read.
+    pub(crate) async fn prepare(&self, entries: &[Arc<Entry>]) -> Result<(), ApiError> {
+        let Some(conversion) = &self.conversion else {
+            return Ok(());
+        };
+        let to = &self.storage_version().api_version;
+        let raw = entries.iter().filter_map(|entry| {
+            let mut object = object::as_written(&entry.stored).ok()?;
+            object::set_resource_version(&mut object, entry.revision);
+            Some((object, entry.revision))
+        });
+        conversion
+            .prepare(raw.collect(), to)
+            .await
+            .map_err(ApiError::internal)
+    }
+
     /// The cache, filled.
     pub async fn ready<'a>(&'a self, reflector: &Reflector) -> store::Result<&'a Cache> {
         reflector.ensure(self).await?;
@@ -213,7 +233,7 @@ impl Versions for Resource {
 
     fn view(&self, object: &Value, group: &str, version: &str) -> Result<Value, ApiError> {
         let version = self.version_at(group, version)?;
-        Ok(object::convert(self, object.clone(), version))
+        object::try_convert(self, object.clone(), version).map_err(ApiError::internal)
     }
 
     fn merge(&self, object: &Value, config: &Value, group: &str, version: &str) -> Result<Value, ApiError> {
@@ -228,7 +248,7 @@ impl Versions for Resource {
         let mut object = decoded.value;
         object::set_kind(&mut object, &version.api_version, &version.kind);
         defaults::apply(&self.types, version.ty, &mut object);
-        let mut object = object::convert(self, object, self.storage);
+        let mut object = object::try_convert(self, object, self.storage).map_err(ApiError::internal)?;
         self.strategy.default(&mut object);
         Ok(object)
     }

@@ -30,7 +30,7 @@ type Answer = (u16, Bytes);
 
 /// Where a webhook listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Endpoint {
+pub struct Endpoint {
     at: At,
     /// PEM, or nothing: then the system's authorities.
     authority: String,
@@ -49,7 +49,7 @@ enum At {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub enum CallError {
     #[error("parse {0:?}: {1}")]
     Url(String, String),
     #[error("service {0:?} not found")]
@@ -70,7 +70,7 @@ pub(super) enum CallError {
 
 /// Posts a review. A trait, so that tests need no network.
 #[async_trait]
-pub(super) trait Call: Send + Sync {
+pub trait Call: Send + Sync {
     async fn post(
         &self,
         endpoint: &Endpoint,
@@ -81,7 +81,7 @@ pub(super) trait Call: Send + Sync {
 }
 
 impl Endpoint {
-    pub(super) fn read(config: Option<&Value>) -> Self {
+    pub fn read(config: Option<&Value>) -> Self {
         let text = |path: &[&str]| {
             config
                 .and_then(|config| config.get_str_path(path))
@@ -112,7 +112,7 @@ impl Endpoint {
     }
 
     /// The URL that is asked.
-    pub(super) fn url(&self, query: &str) -> String {
+    pub fn url(&self, query: &str) -> String {
         match &self.at {
             At::Url(url) => {
                 let separator = if url.contains('?') { '&' } else { '?' };
@@ -170,7 +170,7 @@ impl Endpoint {
 
 /// The network.
 #[derive(Default)]
-pub(super) struct Https {
+pub struct Https {
     idle: Mutex<HashMap<Endpoint, Vec<Sender>>>,
 }
 

@@ -8,7 +8,7 @@
 //! it was sent.
 
 mod configuration;
-mod endpoint;
+pub mod endpoint;
 pub(super) mod review;
 
 use super::matching::{Hit, is_exempt};
