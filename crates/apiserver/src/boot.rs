@@ -1,6 +1,7 @@
 //! The objects every cluster has: made at start when they are missing, as upstream's controllers in the API
 //! server do.
 
+use crate::aggregation::FrontProxy;
 use crate::registry::{Registry, Resource, Write};
 use crate::server::{Advertise, Core};
 use access::admission::Notes;
@@ -50,6 +51,9 @@ pub(crate) async fn run(core: &Core, advertise: Option<&Advertise>) -> Result<()
     futures::future::try_join_all(flows.iter().map(|object| maker.flow(object))).await?;
     if let Some(advertise) = advertise {
         maker.kubernetes_service(advertise).await?;
+    }
+    if let Some(front_proxy) = core.aggregation.front_proxy() {
+        maker.authentication_of_extensions(front_proxy).await?;
     }
     Ok(())
 }
@@ -201,6 +205,35 @@ impl<'a> Maker<'a> {
             options,
             notes: &self.notes,
         }
+    }
+
+    /// How other API servers can know who asks them: by certificates of clients, and by our word.
+    async fn authentication_of_extensions(&self, front_proxy: &FrontProxy) -> Result<(), ApiError> {
+        let data: machinery::Map = [
+            ("client-ca-file", front_proxy.client_authority.as_str()),
+            ("requestheader-client-ca-file", &front_proxy.authority),
+            ("requestheader-allowed-names", r#"["front-proxy-client"]"#),
+            ("requestheader-username-headers", r#"["X-Remote-User"]"#),
+            ("requestheader-uid-headers", r#"["X-Remote-Uid"]"#),
+            ("requestheader-group-headers", r#"["X-Remote-Group"]"#),
+            ("requestheader-extra-headers-prefix", r#"["X-Remote-Extra-"]"#),
+        ]
+        .into_iter()
+        .map(|(key, text)| (key, Value::from(text)))
+        .collect();
+        let mut wanted = Value::object();
+        wanted.set_path(&["metadata", "name"], "extension-apiserver-authentication");
+        wanted.set_path(&["metadata", "namespace"], "kube-system");
+        wanted.set_path(&["data"], data);
+        self.keep("", "configmaps", &wanted, |stored, wanted| {
+            let data = wanted.get("data")?;
+            (stored.get("data") != Some(data)).then(|| {
+                let mut merged = stored.clone();
+                merged.set_path(&["data"], data.clone());
+                merged
+            })
+        })
+        .await
     }
 
     /// The Service pods reach this server by, and where it leads.

@@ -123,12 +123,21 @@ impl Connector {
     }
 
     /// Sends the request to the target and answers what it answers.
-    pub async fn proxy(&self, target: Target, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
+    pub async fn proxy(&self, target: Target, request: Request<Body>) -> Result<Response<Body>, Failure> {
+        let io = self.0.dial(&target).await.map_err(|e| Failure::Dial(words(&e)))?;
+        Self::over(io, &target, request).await
+    }
+
+    /// Sends the request over a connection that is there, and answers what is answered.
+    pub(crate) async fn over(
+        io: Box<dyn RawIo>,
+        target: &Target,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, Failure> {
         let broken = |error: hyper::Error| Failure::Request(error.to_string());
         let upgrade = wants_upgrade(request.headers())
             .then(|| take_upgrade(&mut request))
             .flatten();
-        let io = self.0.dial(&target).await.map_err(|e| Failure::Dial(words(&e)))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
             .await
             .map_err(broken)?;
@@ -137,7 +146,7 @@ impl Connector {
                 tracing::debug!(%error, "connection to a node ended");
             }
         });
-        let request = onward(&target, request, upgrade.is_some())?;
+        let request = onward(target, request, upgrade.is_some())?;
         let mut response = sender.send_request(request).await.map_err(broken)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
             && let Some(ours) = upgrade
@@ -164,7 +173,7 @@ impl Connector {
 }
 
 /// A failed connection as Go tells it.
-fn words(error: &std::io::Error) -> String {
+pub(crate) fn words(error: &std::io::Error) -> String {
     use std::io::ErrorKind;
     match error.kind() {
         ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),

@@ -56,23 +56,24 @@ pub(crate) fn groups(exchange: &Exchange) -> Result<Response<Body>, ApiError> {
     }
     let mut value = Value::object();
     crate::object::set_kind(&mut value, "v1", "APIGroupList");
-    value.set_path(
-        &["groups"],
-        named
-            .iter()
-            .map(|g| group_value(g).into())
-            .collect::<Vec<Value>>(),
-    );
+    let mut groups: Vec<Value> = named.iter().map(|g| group_value(g).into()).collect();
+    exchange.core.aggregation.add_groups(&mut groups);
+    value.set_path(&["groups"], groups);
     answer(exchange, &value)
 }
 
 /// `/apis/<group>`.
 pub(crate) fn group(exchange: &Exchange, name: &str) -> Result<Response<Body>, ApiError> {
     let table = exchange.core.routes.table();
-    let Some(group) = table.group(name).filter(|_| !name.is_empty()) else {
+    let own = table.group(name).filter(|_| !name.is_empty());
+    let mut groups: Vec<Value> = own.iter().map(|g| group_value(g).into()).collect();
+    exchange.core.aggregation.add_groups(&mut groups);
+    let found = groups
+        .into_iter()
+        .find(|g| g.get_str_path(&["name"]) == Some(name));
+    let Some(mut value) = found else {
         return Ok(filters::unknown_path());
     };
-    let mut value = Value::Object(group_value(group));
     crate::object::set_kind(&mut value, "v1", "APIGroup");
     answer(exchange, &value)
 }
@@ -200,10 +201,12 @@ fn aggregated(
         "APIGroupDiscoveryList",
     );
     value.set_path(&["metadata"], Map::new());
-    value.set_path(
-        &["items"],
-        groups.iter().map(|g| group_discovery(g)).collect::<Vec<Value>>(),
-    );
+    let mut items: Vec<Value> = groups.iter().map(|g| group_discovery(g)).collect();
+    // The legacy group has a document of its own.
+    if !groups.iter().any(|g| g.name.is_empty()) {
+        exchange.core.aggregation.add_discovery(&mut items);
+    }
+    value.set_path(&["items"], items);
     let mut bytes = Vec::with_capacity(64 * 1024);
     machinery::codec::json::encode(&value, &mut bytes);
     let digest = sha2::Sha512::digest(&bytes);

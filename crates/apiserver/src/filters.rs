@@ -99,8 +99,11 @@ async fn known(
         request,
         protobuf: true,
     };
+    let remote = crate::aggregation::find(&exchange.core, &exchange.info);
     let answer = async {
-        if exchange.info.is_resource {
+        if let Some(remote) = remote {
+            crate::aggregation::answer(exchange, &remote).await
+        } else if exchange.info.is_resource {
             handlers::resource(exchange).await
         } else {
             crate::paths::answer(exchange).await

@@ -9,6 +9,7 @@
 //! **Invariant:** only this crate opens the store. Kinds differ in `resources`, plugins live in `access`; nothing
 //! here names a kind except where upstream's API does (`pods/binding`, `serviceaccounts/token` …).
 
+pub mod aggregation;
 mod allocators;
 mod boot;
 pub mod cache;

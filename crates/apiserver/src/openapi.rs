@@ -112,6 +112,7 @@ pub(crate) fn v3_index(exchange: &Exchange) -> Result<Response<Body>, ApiError> 
             paths.insert(name, entry);
         }
     }
+    exchange.core.aggregation.add_documents(&mut paths);
     let mut value = Map::new();
     value.insert("paths", paths);
     let mut out = Vec::new();

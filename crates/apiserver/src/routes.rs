@@ -95,6 +95,7 @@ pub struct Table {
 pub struct Routes {
     built_in: Vec<Arc<GroupTable>>,
     table: ArcSwap<Table>,
+    changed: tokio::sync::watch::Sender<()>,
 }
 
 impl Routes {
@@ -133,6 +134,7 @@ impl Routes {
         Self {
             table: ArcSwap::from_pointee(Table::new(groups.clone())),
             built_in: groups,
+            changed: tokio::sync::watch::Sender::default(),
         }
     }
 
@@ -163,6 +165,19 @@ impl Routes {
             }
         }
         self.table.store(Arc::new(Table::new(groups)));
+        self.changed.send_replace(());
+    }
+
+    /// Tells when custom resources change what is served.
+    pub(crate) fn changes(&self) -> tokio::sync::watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Whether this is served without any custom resource.
+    pub(crate) fn is_built_in(&self, group: &str, version: &str) -> bool {
+        self.built_in
+            .iter()
+            .any(|known| known.name == group && known.versions.iter().any(|v| v.name == version))
     }
 
     pub fn table(&self) -> arc_swap::Guard<Arc<Table>> {
@@ -296,6 +311,7 @@ fn built_in_resource((group, name): (&str, &str), r: &api::Resource) -> Option<R
         built_in: true,
         reset_fields,
         cache: Arc::new(Cache::default()),
+        conversion: None,
         info,
     })
 }

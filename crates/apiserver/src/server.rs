@@ -1,5 +1,6 @@
 //! Starting and running the API server.
 
+use crate::aggregation::{Aggregation, FrontProxy};
 use crate::cache::Reflector;
 use crate::connect::{Connector, Dial, NoNodes};
 use crate::features::Features;
@@ -63,6 +64,8 @@ pub struct Config {
     pub advertise: Option<Advertise>,
     /// What other components of the process add to `/metrics`.
     pub metrics: Vec<MetricsSource>,
+    /// How other API servers know us; without, they do not.
+    pub front_proxy: Option<FrontProxy>,
 }
 
 /// Appends families of metrics in Prometheus' text form.
@@ -94,6 +97,7 @@ impl Config {
             features: Features::default(),
             advertise: None,
             metrics: Vec::new(),
+            front_proxy: None,
         }
     }
 }
@@ -120,6 +124,7 @@ pub struct Core {
     pub features: Features,
     pub connector: Connector,
     pub documents: crate::openapi::Documents,
+    pub(crate) aggregation: Aggregation,
     pub(crate) metrics: Arc<crate::metrics::Metrics>,
     pub(crate) more_metrics: Vec<MetricsSource>,
     pub(crate) resource_metrics: crate::handlers::resource_metrics::ResourceMetrics,
@@ -182,6 +187,7 @@ impl Server {
             features: config.features,
             connector: Connector::new(config.dial),
             documents: crate::openapi::Documents::default(),
+            aggregation: Aggregation::new(config.front_proxy),
             metrics: Arc::default(),
             more_metrics: config.metrics,
             resource_metrics: Default::default(),
@@ -195,6 +201,7 @@ impl Server {
             hooks.start(&core);
         }
         crate::custom::start(&core).await.map_err(StartError::Boot)?;
+        crate::aggregation::start(&core).await.map_err(StartError::Boot)?;
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         tokio::spawn(compact(Arc::clone(&core)));
         Ok(Self { core, objects })

@@ -215,6 +215,11 @@ fn server_config(
         service_accounts: Some(accounts),
         audiences: vec![issuer_url],
         features: apiserver::Features::parse(options.feature_gates.iter().map(String::as_str))?,
+        front_proxy: Some(apiserver::aggregation::FrontProxy {
+            identity: pki.front_proxy.clone(),
+            authority: pki.front_proxy_authority.clone(),
+            client_authority: pki.authority.clone(),
+        }),
         dial: Arc::new(apiserver::connect::Network::new(Some(kubelets))),
         hooks: vec![ServiceAllocator::new(&[options.service_cidr], node_ports(options)).hooks()],
         advertise: Some(Advertise {

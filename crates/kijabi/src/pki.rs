@@ -19,6 +19,9 @@ pub(crate) struct Pki {
     pub administrator: Identity,
     /// What the API server shows to kubelets.
     pub kubelet_client: Identity,
+    /// Who vouches for what the API server shows to other API servers, and what that is.
+    pub front_proxy_authority: String,
+    pub front_proxy: Identity,
     /// What the kubelet serves with.
     pub kubelet_server: Identity,
 }
@@ -38,19 +41,8 @@ pub(crate) struct Names {
 impl Pki {
     /// Reads what is there and makes what is missing or stale.
     pub(crate) fn load_or_create(dir: &Path, names: &Names, now: Timestamp) -> anyhow::Result<Self> {
-        let authority = match read(dir, "ca")? {
-            Some(identity) => Authority::load(identity).with_context(|| {
-                format!(
-                    "the authority in {} is damaged; restore it, or start with a new --data-dir",
-                    dir.display()
-                )
-            })?,
-            None => {
-                let authority = Authority::generate("kubernetes-ca", now)?;
-                write(dir, "ca", authority.identity())?;
-                authority
-            }
-        };
+        let authority = self::authority(dir, "ca", "kubernetes-ca", now)?;
+        let front_proxy = self::authority(dir, "front-proxy-ca", "front-proxy-ca", now)?;
         let leaf = |file: &str, leaf: &Leaf| leaf_identity(dir, file, &authority, leaf, now);
         let node_user = format!("system:node:{}", names.node_name);
         Ok(Self {
@@ -71,9 +63,34 @@ impl Pki {
                     )
                 },
             )?,
+            front_proxy: leaf_identity(
+                dir,
+                "front-proxy-client",
+                &front_proxy,
+                &Leaf::client(apiserver::aggregation::FRONT_PROXY_NAME, None),
+                now,
+            )?,
+            front_proxy_authority: front_proxy.certificate().to_owned(),
             authority: authority.certificate().to_owned(),
             authority_key: authority.identity().key.clone(),
         })
+    }
+}
+
+/// An authority: the one that is there, or a new one.
+fn authority(dir: &Path, file: &str, name: &str, now: Timestamp) -> anyhow::Result<Authority> {
+    match read(dir, file)? {
+        Some(identity) => Authority::load(identity).with_context(|| {
+            format!(
+                "the authority in {} is damaged; restore it, or start with a new --data-dir",
+                dir.display()
+            )
+        }),
+        None => {
+            let authority = Authority::generate(name, now)?;
+            write(dir, file, authority.identity())?;
+            Ok(authority)
+        }
     }
 }
 

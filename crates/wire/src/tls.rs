@@ -182,6 +182,22 @@ pub fn untrusting_client_config() -> rustls::ClientConfig {
         .with_no_client_auth()
 }
 
+/// The same, showing an identity.
+pub fn untrusting_client_config_as(identity: Option<&Identity>) -> Result<rustls::ClientConfig, TlsError> {
+    let Some(identity) = identity else {
+        return Ok(untrusting_client_config());
+    };
+    let provider = provider();
+    let verifier = Arc::new(TakeAny(Arc::clone(&provider)));
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Config)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_auth_cert(identity.chain()?, identity.private_key()?)
+        .map_err(TlsError::Config)
+}
+
 /// Takes any certificate.
 #[derive(Debug)]
 struct TakeAny(Arc<CryptoProvider>);
