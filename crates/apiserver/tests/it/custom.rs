@@ -40,7 +40,7 @@ impl Api {
         self.eventually(TABS, true).await;
     }
 
-    async fn eventually(&self, path: &str, found: bool) {
+    pub(crate) async fn eventually(&self, path: &str, found: bool) {
         let there = async {
             while self.get(path).await.status.is_success() != found {
                 tokio::task::yield_now().await;

@@ -6,6 +6,7 @@ mod connect;
 mod custom;
 mod discovery;
 mod hostile;
+mod hostile_servers;
 mod lists;
 mod model;
 mod objects;
