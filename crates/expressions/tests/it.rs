@@ -225,3 +225,41 @@ fn one_known_side_decides_what_an_operator_makes() {
         );
     }
 }
+
+/// Every published macro and function, as documented.
+#[test]
+fn the_dialect_is_spoken() {
+    let environment = Environment::new();
+    let mut wrong = Vec::new();
+    for line in include_str!("dialect.txt").lines() {
+        let Some((text, want)) = line.rsplit_once(" => ") else {
+            // An error of any wording.
+            let Some(text) = line.strip_suffix(" => !") else {
+                assert!(line.is_empty() || line.starts_with('#'), "{line}");
+                continue;
+            };
+            if run(&environment, text).is_ok() {
+                wrong.push(format!("{text}: is no error"));
+            }
+            continue;
+        };
+        let said = run(&environment, text);
+        let fits = match (want.strip_prefix('!'), &said) {
+            (Some(part), Err(said)) => said.contains(part.trim()),
+            (None, Ok(said)) => said == want,
+            _ => false,
+        };
+        if !fits {
+            wrong.push(format!("{text}: {said:?} instead of {want}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn run(environment: &Environment, text: &str) -> Result<String, String> {
+    let program = environment.compile(text).map_err(|error| error.to_string())?;
+    let value = program
+        .evaluate(&[], &mut Budget::new(1_000_000))
+        .map_err(|error| error.to_string())?;
+    Ok(String::from_utf8(json::to_vec(&value.to_value())).unwrap())
+}
