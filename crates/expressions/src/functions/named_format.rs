@@ -5,6 +5,7 @@ use super::{
 };
 use crate::types::Type;
 use crate::value::{Opaque, Val};
+use base64::Engine as _;
 use machinery::names;
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ fn when(good: bool, otherwise: &str) -> Vec<String> {
     }
 }
 
-static KNOWN: [Known; 12] = [
+static KNOWN: [Known; 13] = [
     Known {
         name: "dns1123Label",
         check: names::dns1123_label,
@@ -81,6 +82,13 @@ static KNOWN: [Known; 12] = [
         },
     },
     Known {
+        name: "byte",
+        check: |t| {
+            let good = base64::engine::general_purpose::STANDARD.decode(t).is_ok();
+            when(good, "invalid base64")
+        },
+    },
+    Known {
         name: "date",
         check: |t| {
             when(
@@ -120,6 +128,7 @@ pub(crate) const ALL: &[Function] = &[
     named("format.labelValue", |_| get("labelValue")),
     named("format.uri", |_| get("uri")),
     named("format.uuid", |_| get("uuid")),
+    named("format.byte", |_| get("byte")),
     named("format.date", |_| get("date")),
     named("format.datetime", |_| get("datetime")),
     function(

@@ -99,7 +99,9 @@ pub(crate) const ALL: &[Function] = &[
 impl Value {
     fn integer(&self) -> Option<i64> {
         let whole = self.0.value();
-        (Quantity::from_units(whole, self.0.format()) == self.0).then_some(whole)
+        // What is larger than can be counted is told as the largest number.
+        let fits = whole != i64::MAX && whole != i64::MIN;
+        (fits && Quantity::from_units(whole, self.0.format()) == self.0).then_some(whole)
     }
 }
 

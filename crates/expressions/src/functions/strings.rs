@@ -115,6 +115,14 @@ pub(crate) const ALL: &[Function] = &[
     function(
         "lastIndexOf",
         true,
+        2,
+        |t| (is_string(&t[0]) && is_string(&t[1]) && is_int(&t[2])).then_some(Type::Int),
+        last_index_of,
+    )
+    .costs(Effort::Product),
+    function(
+        "lastIndexOf",
+        true,
         1,
         |t| texts(t, Type::Int),
         |a| {
@@ -342,10 +350,58 @@ fn find_all<'a>(arguments: &[Val<'a>], most: i64) -> Result<Val<'a>, String> {
     ))
 }
 
+/// Where a part begins for the last time, at a place or before it.
+fn last_index_of<'a>(arguments: &[Val<'a>]) -> Result<Val<'a>, String> {
+    let (text, part, until) = (
+        str_at(arguments, 0)?,
+        str_at(arguments, 1)?,
+        int_at(arguments, 2)?,
+    );
+    let length = text.chars().count();
+    let until = usize::try_from(until)
+        .ok()
+        .filter(|until| *until <= length)
+        .ok_or_else(|| format!("index out of range: {until}"))?;
+    let starts = text.char_indices().map(|(at, _)| at).chain([text.len()]);
+    let found = starts
+        .take(until + 1)
+        .enumerate()
+        .filter(|(_, at)| text[*at..].starts_with(part))
+        .last();
+    Ok(Val::Int(found.map_or(-1, |(count, _)| count as i64)))
+}
+
+/// A number as the printer of cel-go's format writes it: `1.052033 × 10⁰³`, with narrow spaces.
+fn scientific(number: f64, precision: usize) -> String {
+    let text = format!("{number:.precision$e}");
+    let Some((mantissa, exponent)) = text.split_once('e') else {
+        return text;
+    };
+    let (sign, digits) = match exponent.strip_prefix('-') {
+        Some(digits) => ("\u{207b}", digits),
+        None => ("", exponent),
+    };
+    let raised: String = format!("{digits:0>2}")
+        .chars()
+        .map(|digit| match digit {
+            '1' => '\u{b9}',
+            '2' => '\u{b2}',
+            '3' => '\u{b3}',
+            '4'..='9' => char::from_u32(0x2070 + digit as u32 - '0' as u32).unwrap_or(digit),
+            _ => '\u{2070}',
+        })
+        .collect();
+    format!("{mantissa}\u{202f}\u{d7}\u{202f}10{sign}{raised}")
+}
+
 fn index_of<'a>(arguments: &[Val<'a>], from: i64) -> Result<Val<'a>, String> {
     let (text, part) = (str_at(arguments, 0)?, str_at(arguments, 1)?);
     let skipped = usize::try_from(from).map_err(|_| format!("index out of range: {from}"))?;
-    let start = text.char_indices().nth(skipped).map_or(text.len(), |(at, _)| at);
+    let start = match text.char_indices().nth(skipped) {
+        Some((at, _)) => at,
+        None if skipped == text.chars().count() => text.len(),
+        None => return Err(format!("index out of range: {from}")),
+    };
     let found = text[start..].find(part);
     Ok(Val::Int(
         found.map_or(-1, |at| text[..start + at].chars().count() as i64),
@@ -444,7 +500,7 @@ fn clause_text(clause: char, precision: Option<usize>, value: &Val<'_>) -> Resul
         ('s', value) => display(value),
         ('d', Val::Int(_) | Val::Uint(_)) => display(value),
         ('f', _) => format!("{:.*}", precision.unwrap_or(6), number.ok_or_else(wrong)?),
-        ('e', _) => format!("{:.*e}", precision.unwrap_or(6), number.ok_or_else(wrong)?),
+        ('e', _) => scientific(number.ok_or_else(wrong)?, precision.unwrap_or(6)),
         ('b', Val::Int(number)) => format!("{number:b}"),
         ('b', Val::Uint(number)) => format!("{number:b}"),
         ('b', Val::Bool(flag)) => u8::from(*flag).to_string(),

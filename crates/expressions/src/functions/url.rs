@@ -61,7 +61,7 @@ pub(crate) const ALL: &[Function] = &[
 
 /// An absolute URL, or a path from the root.
 fn parse(text: &str) -> Option<Url> {
-    if text.is_empty() || text.chars().any(|c| c.is_control() || c == ' ') {
+    if text.is_empty() || text.chars().any(char::is_control) {
         return None;
     }
     let (before, query) = text.split_once('?').unwrap_or((text, ""));
@@ -92,7 +92,7 @@ fn parse(text: &str) -> Option<Url> {
             port
         }
     });
-    if !port.bytes().all(|b| b.is_ascii_digit()) {
+    if !port.bytes().all(|b| b.is_ascii_digit()) || authority.contains(' ') {
         return None;
     }
     Some(Url {
