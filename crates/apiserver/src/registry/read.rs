@@ -289,7 +289,7 @@ impl Change for Swap<'_> {
 
 fn read(resource: &Resource, kv: store::KeyValue) -> Result<Arc<Entry>, ApiError> {
     let revision = kv.mod_revision as u64;
-    let object = object::decode_stored(resource, &kv.value, revision).map_err(stored_error)?;
+    let object = object::decode_unconverted(resource, &kv.value, revision).map_err(stored_error)?;
     let meta = Meta::of(resource, &object);
     Ok(Arc::new(Entry::new(
         kv.key,
