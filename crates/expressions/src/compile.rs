@@ -1,5 +1,6 @@
 //! From a text to a program.
 
+use crate::depth;
 use crate::eval::{Budget, EvalError, Run};
 use crate::lower::{Lowered, lower};
 use crate::types::Type;
@@ -95,6 +96,9 @@ impl Environment {
 
     /// Parses and checks an expression.
     pub fn compile(&self, text: &str) -> Result<Program, CompileError> {
+        if let Some(why) = depth::refusal(text) {
+            return Err(CompileError(why));
+        }
         let parsed = Parser::new()
             .enable_optional_syntax(true)
             .enable_ident_escape_syntax(true)

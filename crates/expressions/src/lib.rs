@@ -14,6 +14,7 @@
 
 pub mod admission;
 mod compile;
+mod depth;
 mod eval;
 mod functions;
 mod lower;

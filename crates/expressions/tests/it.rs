@@ -263,3 +263,65 @@ fn run(environment: &Environment, text: &str) -> Result<String, String> {
         .map_err(|error| error.to_string())?;
     Ok(String::from_utf8(json::to_vec(&value.to_value())).unwrap())
 }
+
+/// Whatever is written, the answer is a value or an error.
+#[test]
+fn nothing_that_is_written_ends_the_process() {
+    let environment = Environment::new();
+    for (start, part, end, count) in [
+        ("", "(", "1", 3_000),
+        ("1", "+1", "", 3_000),
+        ("", "!", "true", 3_000),
+        ("", "-", "1", 3_000),
+        ("", "[", "", 3_000),
+        ("dyn(1)", ".a", "", 3_000),
+        ("dyn(1)", "[0]", "", 3_000),
+        ("", "true ? 1 : ", "1", 3_000),
+        ("", "[1].all(x, ", "true", 300),
+        ("true", " && true", "", 3_000),
+        ("'", "a", "'", 200_000),
+    ] {
+        let text = format!("{start}{}{end}", part.repeat(count));
+        // Which of the two is not the question.
+        drop(run(&environment, &text));
+    }
+}
+
+/// Documented examples with a few characters changed: errors of any kind, but no panic.
+#[test]
+fn damaged_expressions_are_refused_or_mean_something_else() {
+    let environment = Environment::new();
+    let examples: Vec<&str> = include_str!("dialect.txt")
+        .lines()
+        .filter_map(|line| line.rsplit_once(" =>").map(|(text, _)| text))
+        .collect();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    const ALPHABET: &[u8] = b"()[]{}.,:?!+-*/%<>=&|'\"\\ \n0123456789abxyzu_$\0";
+    for _ in 0..1_500 {
+        let mut text = examples[random(examples.len())].as_bytes().to_vec();
+        for _ in 0..=random(3) {
+            let at = random(text.len());
+            match random(4) {
+                0 => drop(text.remove(at)),
+                1 => text.insert(at, ALPHABET[random(ALPHABET.len())]),
+                2 => text[at] = ALPHABET[random(ALPHABET.len())],
+                _ => {
+                    let other = examples[random(examples.len())].as_bytes();
+                    text.splice(at..at, other[..random(other.len())].iter().copied());
+                }
+            }
+            if text.is_empty() {
+                break;
+            }
+        }
+        if let Ok(text) = String::from_utf8(text) {
+            drop(run(&environment, &text));
+        }
+    }
+}
