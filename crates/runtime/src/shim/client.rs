@@ -15,6 +15,9 @@ use tokio::process::Command;
 use super::protocol::{self, Event, Reply, Request, SandboxSpec, State, recv_with_fds, send_with_fds};
 use super::{files, pod};
 
+/// How often a shim that hangs up too early is called.
+const ATTEMPTS: u32 = 3;
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ShimError {
     #[error("reach the pod's shim")]
@@ -171,14 +174,30 @@ impl Shim {
         request: &Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>, Connection), ShimError> {
-        let mut connection = self.connect().await?;
-        connection.send(request, fds).await?;
+        let mut connection = self.ask_patiently(request, fds).await?;
         let mut received = Vec::new();
         let reply = connection
             .receive(&mut received)
             .await?
             .ok_or(ShimError::Protocol)?;
         Ok((reply, received, connection))
+    }
+
+    /// Connects and sends. On a machine so busy that we took longer to speak than the shim listens, it has hung
+    /// up without having read the request, which may then be sent again.
+    async fn ask_patiently(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<Connection> {
+        let mut left = ATTEMPTS;
+        loop {
+            left -= 1;
+            let mut connection = self.connect().await?;
+            match connection.send(request, fds).await {
+                Ok(()) => return Ok(connection),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe && left > 0 => {
+                    tracing::debug!(dir = %self.dir.display(), "the shim hung up before it was asked");
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn connect(&self) -> io::Result<Connection> {
