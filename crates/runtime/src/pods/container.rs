@@ -25,7 +25,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(120);
 impl Engine {
     pub(crate) async fn create_container(
         self: &Arc<Self>,
-        request: CreateContainerRequest,
+        mut request: CreateContainerRequest,
     ) -> Result<String, Status> {
         let pod = self.pod(&request.pod_sandbox_id)?;
         let _turn = pod.turn.clone().lock_owned().await;
@@ -36,6 +36,7 @@ impl Engine {
                 pod.id
             )));
         }
+        self.resolve_image_mounts(&mut request);
         let config = container_config(&request);
         let name = config.image.as_ref().map_or("", |image| image.image.as_str());
         let image = self.images.find(name).ok_or_else(|| {
@@ -91,6 +92,16 @@ impl Engine {
         self.tables.lock().containers.insert(id.clone(), container);
         self.announce(&id, &pod_id, ContainerEventType::ContainerCreatedEvent);
         Ok(id)
+    }
+
+    /// Notes which image each image mount shows, so that it can be told as long as the container is there.
+    fn resolve_image_mounts(&self, request: &mut CreateContainerRequest) {
+        let mounts = request.config.iter_mut().flat_map(|config| &mut config.mounts);
+        for image in mounts.filter_map(|mount| mount.image.as_mut()) {
+            if let Some(record) = self.images.find(&image.image) {
+                image.image_ref = record.id.to_string();
+            }
+        }
     }
 
     fn cgroup_view(&self, path: &str) -> Result<CgroupView, Status> {

@@ -135,6 +135,12 @@ fn mounts(
     let mut layers = Vec::new();
     for (at, mount) in plan.config.mounts.iter().enumerate() {
         check_recursive_read_only(mount)?;
+        if mount.image.is_some() && !mount.readonly {
+            return Err(format!(
+                "image mount at {:?} must be read-only",
+                mount.container_path
+            ));
+        }
         let source = match &mount.image {
             Some(image) => {
                 let record = images

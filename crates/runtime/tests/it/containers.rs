@@ -279,6 +279,21 @@ fn users_rights_and_files() {
             )
             .await;
         assert_eq!(log, "root:x:0:0:root:/root:/bin/sh\nrefused");
+        let list = clients
+            .runtime
+            .clone()
+            .list_containers(ListContainersRequest::default())
+            .await
+            .unwrap()
+            .into_inner();
+        let of_image = list
+            .containers
+            .iter()
+            .find(|c| c.metadata.as_ref().unwrap().name == "image")
+            .unwrap();
+        let status = pod.status(&of_image.id).await;
+        let shown = status.mounts[0].image.as_ref().unwrap();
+        assert_eq!(shown.image_ref, status.image_id, "which image is mounted is told");
     });
 }
 
