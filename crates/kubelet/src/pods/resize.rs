@@ -117,8 +117,7 @@ impl PodWorker {
         };
         let mut complaints = Vec::new();
         let usage = groups.memory_usage(&self.pod, None);
-        if let (Some(limit), Some(used)) = (wanted.memory_limit, usage)
-            && present.memory_limit.is_none_or(|l| l < 0 || limit < l)
+        if let (Some(limit), Some(used)) = (shrunk(wanted, present), usage)
             && used >= limit
         {
             complaints.push(format!(
@@ -150,6 +149,13 @@ impl PodWorker {
     }
 }
 
+/// The memory limit that is wanted, if it is less than what holds. None is less than any other.
+fn shrunk(wanted: &Limits, present: &Limits) -> Option<i64> {
+    let limit = wanted.memory_limit.filter(|l| *l >= 0)?;
+    let lower = present.memory_limit.is_none_or(|l| l < 0 || limit < l);
+    lower.then_some(limit)
+}
+
 /// The larger of both in everything that limits; what the wish does not name is unlimited.
 fn widest(wanted: &Limits, present: &Limits) -> Limits {
     let most = |a: Option<i64>, b: Option<i64>| match (a, b) {
@@ -174,6 +180,24 @@ fn explicit(mut limits: Limits) -> Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_lower_limit_shrinks() {
+        let limits = |memory| Limits {
+            memory_limit: memory,
+            ..Limits::default()
+        };
+        for (wanted, present, expected) in [
+            (Some(-1), Some(-1), None),
+            (Some(-1), Some(5), None),
+            (Some(5), Some(-1), Some(5)),
+            (Some(5), Some(6), Some(5)),
+            (Some(6), Some(5), None),
+            (None, Some(5), None),
+        ] {
+            assert_eq!(shrunk(&limits(wanted), &limits(present)), expected);
+        }
+    }
 
     #[test]
     fn a_group_is_widest_in_between() {
