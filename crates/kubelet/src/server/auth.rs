@@ -1,6 +1,8 @@
-//! Who asks, and whether they may: client certificates, and a short list of users.
+//! Who asks, and whether they may.
 //!
-//! Asking the API server (SubjectAccessReview) about others comes with fine-grained authorization.
+//! A client certificate of the cluster's authority, or a token that the API server knows, says who. The API server's
+//! own user and `system:masters` may everything; of others the API server is asked, for the part of the node that the
+//! path is about (fine-grained where upstream is), and for `proxy`, which is all of it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use wire::tls::ClientVerifier;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Refusal;
+use super::review::Reviews;
 
 const MASTERS: &str = "system:masters";
 
@@ -31,20 +34,20 @@ impl Guard {
     }
 
     /// The answer that refuses, if the request is refused.
-    pub fn check(&self, request: &Request<Body>, now: Timestamp) -> Result<(), Refusal> {
-        let unauthorized = || Refusal::new(StatusCode::UNAUTHORIZED, "Unauthorized");
-        let connection = request
-            .extensions()
-            .get::<Arc<Connection>>()
-            .ok_or_else(unauthorized)?;
-        // One verification a connection; a certificate that runs out meanwhile is judged with the next one.
-        let known = connection
-            .memo
-            .get_or_init(|| Box::new(self.user(connection, now)));
-        let user = known
-            .downcast_ref::<Option<UserInfo>>()
-            .and_then(Option::as_ref)
-            .ok_or_else(unauthorized)?;
+    pub async fn check(
+        &self,
+        request: &Request<Body>,
+        now: Timestamp,
+        reviews: &Reviews,
+    ) -> Result<(), Refusal> {
+        let user = match self.certified(request, now) {
+            Some(user) => Some(user),
+            None => match token(request) {
+                Some(token) => reviews.user_of(token).await,
+                None => None,
+            },
+        };
+        let user = user.ok_or_else(|| Refusal::new(StatusCode::UNAUTHORIZED, "Unauthorized"))?;
         if self.allowed.contains(&user.name) || user.in_group(MASTERS) {
             return Ok(());
         }
@@ -55,13 +58,27 @@ impl Guard {
             "PATCH" => "patch",
             _ => "delete",
         };
+        let parts = parts(request.uri().path());
+        if reviews.may(&user, verb, parts).await {
+            return Ok(());
+        }
         Err(Refusal::new(
             StatusCode::FORBIDDEN,
             format!(
-                "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[proxy])\n",
-                user.name
+                "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{}])\n",
+                user.name,
+                parts.join(" ")
             ),
         ))
+    }
+
+    /// By the connection's certificate: verified once; one that runs out meanwhile is judged with the next connection.
+    fn certified(&self, request: &Request<Body>, now: Timestamp) -> Option<UserInfo> {
+        let connection = request.extensions().get::<Arc<Connection>>()?;
+        let known = connection
+            .memo
+            .get_or_init(|| Box::new(self.user(connection, now)));
+        known.downcast_ref::<Option<UserInfo>>()?.clone()
     }
 
     fn user(&self, connection: &Connection, now: Timestamp) -> Option<UserInfo> {
@@ -70,6 +87,32 @@ impl Guard {
             return None;
         }
         user_of(connection.certificates.first()?)
+    }
+}
+
+fn token(request: &Request<Body>) -> Option<&str> {
+    let header = request
+        .headers()
+        .get(http::header::AUTHORIZATION)?
+        .to_str()
+        .ok()?;
+    let (scheme, token) = header.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The parts of a node that a path is about; leave for one of them is enough.
+fn parts(path: &str) -> &'static [&'static str] {
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    match first {
+        "stats" => &["stats"],
+        "metrics" => &["metrics"],
+        "logs" => &["log"],
+        "checkpoint" => &["checkpoint"],
+        "configz" => &["configz", "proxy"],
+        "healthz" => &["healthz", "proxy"],
+        "pods" | "runningpods" => &["pods", "proxy"],
+        _ => &["proxy"],
     }
 }
 
@@ -88,11 +131,41 @@ fn user_of(der: &[u8]) -> Option<UserInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::convert::Infallible;
     use std::sync::OnceLock;
+
+    use http_body_util::BodyExt;
+    use machinery::clock::SystemClock;
+    use serde_json::{Value, json};
     use wire::certs::{Authority, Leaf};
 
-    #[test]
-    fn only_the_api_server_and_masters() {
+    /// An API server that knows one token, and lets one user see figures.
+    fn reviews() -> Reviews {
+        let service = tower::service_fn(|request: Request<client::Body>| async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let mut review: Value = serde_json::from_slice(&body).unwrap();
+            let spec = review["spec"].clone();
+            review["status"] = match review["kind"].as_str().unwrap() {
+                "TokenReview" => {
+                    json!({"authenticated": spec["token"] == "good", "user": {"username": "scraper"}})
+                }
+                _ => {
+                    let what = &spec["resourceAttributes"];
+                    json!({"allowed": spec["user"] == "scraper" && what["verb"] == "get" && what["name"] == "n"
+                                      && ["metrics", "pods"].contains(&what["subresource"].as_str().unwrap())})
+                }
+            };
+            let mut answer = http::Response::new(Body::from(review.to_string()));
+            *answer.status_mut() = StatusCode::CREATED;
+            Ok::<_, Infallible>(answer)
+        });
+        let user = UserInfo::authenticated("system:node:n", &["system:nodes"]);
+        let client = client::in_process(client::api_service(service), user);
+        Reviews::new(client, Arc::new(SystemClock), "n")
+    }
+
+    #[tokio::test]
+    async fn who_may_what() {
         let now = Timestamp::now();
         let ours = Authority::generate("ours", now).unwrap();
         let theirs = Authority::generate("theirs", now).unwrap();
@@ -100,7 +173,8 @@ mod tests {
             ClientVerifier::new(ours.certificate()).unwrap(),
             ["api".to_owned()],
         );
-        let request = |certificates: Vec<_>| {
+        let reviews = reviews();
+        let request = |certificates: Vec<_>, token: &str, path: &str| {
             let address = "127.0.0.1:1".parse().unwrap();
             let connection = Connection {
                 peer: address,
@@ -108,7 +182,10 @@ mod tests {
                 certificates,
                 memo: OnceLock::new(),
             };
-            let mut request = Request::new(Body::empty());
+            let mut request = Request::get(path)
+                .header("authorization", format!("Bearer {token}"))
+                .body(Body::empty())
+                .unwrap();
             request.extensions_mut().insert(Arc::new(connection));
             request
         };
@@ -120,15 +197,26 @@ mod tests {
                 .unwrap()
         };
         let cases = [
-            (vec![], Some(401)),
-            (issue(&ours, "api", None), None),
-            (issue(&ours, "other", Some(MASTERS)), None),
-            (issue(&ours, "other", Some("system:nodes")), Some(403)),
-            (issue(&theirs, "api", Some(MASTERS)), Some(401)),
+            (vec![], "", "/exec/a/b/c", Some(401)),
+            (vec![], "bad", "/metrics", Some(401)),
+            (vec![], "good", "/metrics", None),
+            (vec![], "good", "/metrics/cadvisor", None),
+            (vec![], "good", "/pods", None),
+            (vec![], "good", "/stats/summary", Some(403)),
+            (vec![], "good", "/exec/a/b/c", Some(403)),
+            (issue(&ours, "api", None), "", "/exec/a/b/c", None),
+            (issue(&ours, "other", Some(MASTERS)), "", "/run/a/b/c", None),
+            (
+                issue(&ours, "other", Some("system:nodes")),
+                "",
+                "/pods",
+                Some(403),
+            ),
+            (issue(&theirs, "api", Some(MASTERS)), "", "/pods", Some(401)),
         ];
-        for (chain, expected) in cases {
-            let found = guard.check(&request(chain), now).err().map(|r| r.code.as_u16());
-            assert_eq!(found, expected);
+        for (chain, token, path, expected) in cases {
+            let found = guard.check(&request(chain, token, path), now, &reviews).await;
+            assert_eq!(found.err().map(|r| r.code.as_u16()), expected, "{token} {path}");
         }
     }
 }

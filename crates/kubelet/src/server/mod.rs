@@ -7,14 +7,14 @@
 //! | `/exec`, `/attach`, `/portForward`, `/run` | into containers |
 //! | `/stats/summary`, `/metrics`, `/metrics/cadvisor`, `/metrics/resource` | figures |
 //!
-//! **Invariant:** every request shows a client certificate signed by the cluster's authority, and its user is the
-//! API server's or in `system:masters`; everybody else is refused before anything is looked at.
+//! **Invariant:** who asks, and that they may, is known ([`auth`]) before anything is looked at.
 
 pub mod auth;
 mod cadvisor;
 pub mod logs;
 pub mod metrics;
 pub mod query;
+pub mod review;
 pub mod stats;
 pub mod streams;
 
@@ -32,6 +32,7 @@ use crate::node::context::NodeContext;
 use crate::pods::workers::Workers;
 use auth::Guard;
 use query::Query;
+use review::Reviews;
 
 /// An answer that is no.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,20 +60,24 @@ pub struct Server {
     pub(crate) node: Arc<NodeContext>,
     pub(crate) workers: Arc<Workers>,
     guard: Arc<Guard>,
+    reviews: Arc<Reviews>,
 }
 
 impl Server {
     pub fn new(node: Arc<NodeContext>, workers: Arc<Workers>, guard: Guard) -> Self {
+        let reviews = Reviews::new(node.client.clone(), node.clock.clone(), &node.settings.node_name);
         Self {
             node,
             workers,
             guard: Arc::new(guard),
+            reviews: Arc::new(reviews),
         }
     }
 
     async fn answer(self, request: Request<Body>) -> Response<Body> {
         let path = request.uri().path().to_owned();
-        if let Err(refusal) = self.guard.check(&request, self.node.clock.now()) {
+        let now = self.node.clock.now();
+        if let Err(refusal) = self.guard.check(&request, now, &self.reviews).await {
             return refusal.answer();
         }
         let query = Query::parse(request.uri().query().unwrap_or_default());
