@@ -158,6 +158,9 @@ pub(crate) struct Up {
     /// CRI socket of another runtime (containerd), instead of the embedded one
     #[arg(long, value_name = "PATH")]
     pub container_runtime_endpoint: Option<PathBuf>,
+    /// File with a KubeletConfiguration (kubelet.config.k8s.io/v1beta1)
+    #[arg(long, value_name = "FILE")]
+    pub kubelet_config: Option<PathBuf>,
     /// Registries, host or host:port, that may be spoken to in plain HTTP (loopback always may)
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,

@@ -188,6 +188,9 @@ fn kubelet_config(
     settings.cgroup_parent = cgroup_parent(instance);
     settings.port = options.kubelet_port;
     settings.static_pods = Some(instance.agent().join("manifests"));
+    if let Some(file) = &options.kubelet_config {
+        configure(&mut settings, file).with_context(|| format!("--kubelet-config {}", file.display()))?;
+    }
     let cgroups = match KernelCgroups::detect() {
         Ok(cgroups) => Some(Arc::new(cgroups) as Arc<dyn linux::cgroup::Cgroups>),
         Err(error) => {
@@ -209,6 +212,17 @@ fn kubelet_config(
             allowed_users: vec!["kube-apiserver-kubelet-client".to_owned()],
         }),
     })
+}
+
+/// Takes a kubelet's configuration file over.
+fn configure(settings: &mut kubelet::Settings, file: &std::path::Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(file).context("cannot be read")?;
+    let value = serde_yaml_ng::from_str(&text).context("is no YAML")?;
+    let unfollowed = kubelet::configuration::apply(settings, value).map_err(anyhow::Error::msg)?;
+    if !unfollowed.is_empty() {
+        tracing::warn!(file = %file.display(), fields = unfollowed.join(", "), "fields of the kubelet's configuration are not followed");
+    }
+    Ok(())
 }
 
 /// Waits for the node's `Ready` condition.

@@ -12,7 +12,9 @@ use linux::mount::Mounts;
 use machinery::clock::Clock;
 use wire::certs::Identity;
 
+use crate::backoff;
 use crate::eviction::thresholds::Policy;
+use crate::images::gc;
 use crate::logs::rotate;
 
 /// Everything a kubelet needs; handles and [`Settings`].
@@ -61,6 +63,11 @@ pub struct Settings {
     pub pod_pids_limit: Option<i64>,
     pub logs: rotate::Limits,
     pub eviction: Policy,
+    pub image_gc: gc::Policy,
+    /// Kernel parameters that pods may set beside the safe ones; a name may end with `*`.
+    pub allowed_sysctls: Vec<String>,
+    /// The longest that a container which ends again and again is held back.
+    pub max_restart_period: Duration,
     /// Manifests of static pods.
     pub static_pods: Option<PathBuf>,
     /// Kept from pods; thousandths for CPU.
@@ -95,6 +102,9 @@ impl Settings {
             pod_pids_limit: None,
             logs: rotate::Limits::default(),
             eviction: Policy::default(),
+            image_gc: gc::Policy::default(),
+            allowed_sysctls: Vec::new(),
+            max_restart_period: backoff::MAXIMUM,
             static_pods: None,
             reserved: BTreeMap::new(),
             port: 10250,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::images::gc::{Image, Policy, Records};
+use crate::images::gc::{Image, Records};
 use crate::logs::rotate;
 use crate::node::context::NodeContext;
 use crate::pod::PodExt;
@@ -72,7 +72,7 @@ async fn collect_once(node: &NodeContext, workers: &Workers, records: &mut Recor
     let Some((used_bytes, capacity)) = disk_use(node).await else {
         return Ok(());
     };
-    for id in records.choose(Policy::default(), &images, &used, used_bytes, capacity, now) {
+    for id in records.choose(node.settings.image_gc, &images, &used, used_bytes, capacity, now) {
         tracing::info!(id, "removing an unused image");
         node.runtime.remove_image(&id).await?;
     }

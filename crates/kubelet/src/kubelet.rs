@@ -115,7 +115,10 @@ impl Kubelet {
                 domain: settings.cluster_domain.clone(),
             },
             state: parking_lot::RwLock::new(NodeState::default()),
-            crashes: Backoff::new(backoff::INITIAL, backoff::MAXIMUM),
+            crashes: Backoff::new(
+                backoff::INITIAL.min(settings.max_restart_period),
+                settings.max_restart_period,
+            ),
             settings,
             client,
             clock,

@@ -14,6 +14,7 @@ pub mod allocation;
 pub mod backoff;
 pub mod cgroups;
 pub mod config;
+pub mod configuration;
 pub mod csi;
 pub mod dns;
 pub mod downward;

@@ -19,5 +19,6 @@ pub mod resize;
 pub mod source;
 pub mod start;
 pub mod sync;
+pub mod sysctls;
 pub mod worker;
 pub mod workers;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::admission::{self, Place};
 use super::worker::Command;
 use super::workers::{Begin, Workers};
-use super::{manifests, orphans};
+use super::{manifests, orphans, sysctls};
 use crate::allocation::judge;
 use crate::node::context::NodeContext;
 use crate::pod::{HASH_ANNOTATION, MIRROR_ANNOTATION, PodExt, is_terminal};
@@ -175,6 +175,7 @@ fn admit(node: &NodeContext, workers: &Workers, pod: &Pod) -> Result<(), admissi
         return Ok(());
     }
     admission::check_pressures(pod, &node.pressures.all())?;
+    sysctls::check(pod, &node.settings.allowed_sysctls)?;
     let others = workers.pods();
     let known = node
         .state

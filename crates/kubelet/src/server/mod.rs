@@ -18,6 +18,7 @@ pub mod review;
 pub mod stats;
 pub mod streams;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ use serde_json::json;
 use wire::body::Body;
 use wire::server::Handler;
 
+use crate::config::Settings;
+use crate::eviction::thresholds::Amount;
 use crate::node::context::NodeContext;
 use crate::pods::workers::Workers;
 use auth::Guard;
@@ -147,6 +150,18 @@ impl Server {
             "maxPods": settings.max_pods,
             "podPidsLimit": settings.pod_pids_limit.unwrap_or(-1),
             "resolvConf": settings.resolv_conf.display().to_string(),
+            "allowedUnsafeSysctls": settings.allowed_sysctls,
+            "crashLoopBackOff": {"maxContainerRestartPeriod": format!("{}s", settings.max_restart_period.as_secs())},
+            "evictionHard": eviction(settings, true),
+            "evictionMaxPodGracePeriod": settings.eviction.max_pod_grace,
+            "evictionPressureTransitionPeriod": format!("{}s", settings.eviction.transition.as_secs()),
+            "evictionSoft": eviction(settings, false),
+            "imageGCHighThresholdPercent": settings.image_gc.high_percent,
+            "imageGCLowThresholdPercent": settings.image_gc.low_percent,
+            "imageMinimumGCAge": format!("{}s", settings.image_gc.min_age.as_secs()),
+            "nodeStatusMaxImages": settings.max_images,
+            "registerWithTaints": settings.taints,
+            "staticPodPath": settings.static_pods.as_ref().map(|p| p.display().to_string()),
             "cgroupDriver": "cgroupfs",
             "cgroupsPerQOS": self.node.cgroups.is_some(),
             "containerLogMaxSize": format!("{}Mi", settings.logs.max_bytes >> 20),
@@ -157,6 +172,24 @@ impl Server {
             "containerRuntimeEndpoint": format!("unix://{}", settings.cri_socket.display()),
         }}))
     }
+}
+
+/// Thresholds by signal, as the configuration says them.
+fn eviction(settings: &Settings, hard: bool) -> BTreeMap<&'static str, String> {
+    let thresholds = settings
+        .eviction
+        .thresholds
+        .iter()
+        .filter(|t| t.is_hard() == hard);
+    thresholds
+        .map(|threshold| {
+            let least = match threshold.least {
+                Amount::Bytes(bytes) => bytes.to_string(),
+                Amount::Percent(percent) => format!("{percent}%"),
+            };
+            (threshold.signal.name(), least)
+        })
+        .collect()
 }
 
 impl Handler for Server {
