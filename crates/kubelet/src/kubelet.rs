@@ -18,6 +18,7 @@ use crate::backoff::{self, Backoff};
 use crate::cgroups::PodCgroups;
 use crate::config::{Config, ServerConfig};
 use crate::csi::{self, drivers::CsiHandler};
+use crate::devices::{self, DeviceHandler, Devices};
 use crate::dns;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -95,9 +96,12 @@ impl Kubelet {
         let nodes: Informer<Node> =
             informers.select(Selection::all().with_fields(&format!("metadata.name={}", settings.node_name)));
         let mirrors = Arc::new(Mirrors::default());
+        let paths = Paths::new(&settings.data_dir);
+        let report: Arc<Notify> = Arc::default();
+        let devices = Devices::new(paths.device_plugins(), report.clone());
         let node = Arc::new(NodeContext {
             started: clock.now(),
-            paths: Paths::new(&settings.data_dir),
+            paths,
             images: ImageManager::new(runtime.clone(), events.clone(), clock.clone()),
             status: StatusManager::new(client.clone(), clock.clone(), tasks.clone(), mirrors.clone()),
             mirrors,
@@ -105,7 +109,8 @@ impl Kubelet {
             images_at: tokio::sync::OnceCell::new(),
             tokens: Tokens::new(client.clone(), clock.clone()),
             csi: csi::Drivers::default(),
-            report: Arc::default(),
+            devices,
+            report,
             config_maps: ObjectCache::new(informers.clone(), on_change.clone()),
             secrets: ObjectCache::new(informers.clone(), on_change),
             services: informers.get(),
@@ -170,7 +175,7 @@ impl Kubelet {
         let sweep = Arc::new(Notify::new());
         csi::release::recall(node);
         let (told, swept) = (workers.clone(), sweep.clone());
-        let handlers: Vec<Arc<dyn Handler>> = vec![Arc::new(CsiHandler)];
+        let handlers: Vec<Arc<dyn Handler>> = vec![Arc::new(CsiHandler), Arc::new(DeviceHandler)];
         let registry = Registry::new(
             node.clone(),
             handlers,
@@ -181,6 +186,7 @@ impl Kubelet {
             }),
         );
         self.spawn(registry.follow());
+        self.spawn(devices::server::serve(node.devices.clone()));
         let reporter = Reporter::new(node.clone(), workers.clone(), node_changed.clone());
         self.spawn(reporter.run(nodes));
         self.spawn(lease::renew(node.clone()));

@@ -16,6 +16,7 @@ pub mod cgroups;
 pub mod config;
 pub mod configuration;
 pub mod csi;
+pub mod devices;
 pub mod dns;
 pub mod downward;
 pub mod env;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 ///                          /containers/<name>/<id>      termination message files
 ///                          /etc-hosts
 /// <root>/kubelet/plugins_registry/<plugin>.sock         plugins make themselves known
+/// <root>/kubelet/device-plugins/kubelet.sock            device plugins register
 /// <root>/kubelet/plugins/kubernetes.io/csi/<driver>/<volume>/globalmount
 /// <root>/log/pods/<namespace>_<name>_<uid>/<container>/<n>.log
 /// ```
@@ -68,6 +69,11 @@ impl Paths {
     /// Where plugins make themselves known.
     pub fn plugins_registry(&self) -> PathBuf {
         self.root.join("kubelet/plugins_registry")
+    }
+
+    /// Where device plugins register.
+    pub fn device_plugins(&self) -> PathBuf {
+        self.root.join("kubelet/device-plugins")
     }
 
     /// Where volumes of storage drivers are staged.

@@ -19,6 +19,7 @@ use crate::backoff::Backoff;
 use crate::cgroups::PodCgroups;
 use crate::config::Settings;
 use crate::csi;
+use crate::devices::Devices;
 use crate::dns;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -46,6 +47,7 @@ pub struct NodeContext {
     pub config_maps: ObjectCache<ConfigMap>,
     pub secrets: ObjectCache<Secret>,
     pub tokens: Tokens,
+    pub devices: Arc<Devices>,
     /// Storage drivers.
     pub csi: csi::Drivers,
     /// Told when the node's status should be looked at.

@@ -32,6 +32,8 @@ pub struct Observed {
     pub runtime_version: String,
     pub handlers: Vec<v1::RuntimeHandler>,
     pub features: Option<v1::RuntimeFeatures>,
+    /// Of device plugins, by resource: all, and those that are well.
+    pub devices: BTreeMap<String, (i64, i64)>,
     /// Sorted.
     pub volumes_in_use: Vec<String>,
 }
@@ -100,10 +102,18 @@ pub fn status(
     pressure(&mut conditions, &DISK, observed.disk_pressure, now, &mut events);
     pressure(&mut conditions, &PID, observed.pid_pressure, now, &mut events);
     ready(&mut conditions, &observed.errors, now, &mut events);
+    let with = |own: &BTreeMap<String, i64>, count: fn(i64, i64) -> i64| {
+        let devices = observed.devices.iter();
+        let mut amounts: BTreeMap<String, i64> = devices
+            .map(|(name, (all, well))| (name.clone(), count(*all, *well)))
+            .collect();
+        amounts.extend(own.clone());
+        amounts
+    };
     let status = NodeStatus {
         addresses: Some(addresses(settings)),
-        capacity: Some(list(&machine.capacity)),
-        allocatable: Some(list(&machine.allocatable)),
+        capacity: Some(list(&with(&machine.capacity, |all, _| all))),
+        allocatable: Some(list(&with(&machine.allocatable, |_, well| well))),
         conditions: Some(conditions),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint {

@@ -296,6 +296,7 @@ impl Reporter {
                 .map(|a| a.runtime_handlers.clone())
                 .unwrap_or_default(),
             features: answer.and_then(|a| a.features),
+            devices: self.node.devices.counts(),
             volumes_in_use: self.node.csi.in_use(),
         }
     }

@@ -183,7 +183,9 @@ fn admit(node: &NodeContext, workers: &Workers, pod: &Pod) -> Result<(), admissi
         .node
         .clone()
         .unwrap_or_else(|| Arc::new(Node::default()));
-    let mut place = Place::of(&known, &node.settings.node_name, node.allocatable());
+    let mut allocatable = node.allocatable().clone();
+    allocatable.extend(node.devices.allocatable());
+    let mut place = Place::of(&known, &node.settings.node_name, &allocatable);
     if place.labels.is_empty() {
         // Not registered yet: what it will have.
         place.labels = &node.settings.labels;

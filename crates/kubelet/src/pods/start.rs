@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, Secret};
 use super::actions::KillReason;
 use super::kill;
 use crate::allocation::amounts::Amounts;
+use crate::devices;
 use crate::dns;
 use crate::downward::PodFacts;
 use crate::env::{self, EnvVar};
@@ -241,7 +242,12 @@ impl Stage<'_> {
             .pod_logs(pod.namespace(), pod.name(), pod.uid())
             .join(&container.name);
         std::fs::create_dir_all(&logs).map_err(Error::file("create", &logs))?;
-        Ok(config::container(ContainerInputs {
+        let given = node
+            .devices
+            .of_container(pod, container)
+            .await
+            .map_err(Error::Pod)?;
+        let mut made = config::container(ContainerInputs {
             pod,
             container,
             restart_count,
@@ -252,7 +258,11 @@ impl Stage<'_> {
             target,
             seccomp_root: &node.paths.seccomp(),
             memory_capacity: node.machine.memory,
-        })?)
+        })?;
+        given
+            .into_iter()
+            .for_each(|answer| devices::give(&mut made, answer));
+        Ok(made)
     }
 
     /// One more than the last container's; without one, by the logs that are there.

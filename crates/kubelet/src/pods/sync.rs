@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::actions::{self, Actions};
 use super::resize::Resized;
 use super::start::{self, Refusal, Stage as StartStage};
-use super::worker::{Next, PodWorker, State};
+use super::worker::{Command, End, Next, PodWorker, State};
 use super::{kill, orphans};
 use crate::backoff::plus;
 use crate::downward::PodFacts;
@@ -26,6 +26,8 @@ use crate::volumes::manager as volumes;
 
 /// A container whose start failed for no reason with a time of its own.
 const RETRY_START: Duration = Duration::from_secs(10);
+/// Reason of a pod whose devices cannot be had.
+const UNEXPECTED: &str = "UnexpectedAdmissionError";
 const NETWORK_NOT_READY: &str = "network is not ready";
 
 impl PodWorker {
@@ -76,6 +78,19 @@ impl PodWorker {
                 return Ok(Next::At(retry_at).or(deadline));
             }
             stale_until = Some(retry_at);
+        }
+        if let Err(problem) = node.devices.allocate(&pod).await
+            && runtime.containers.is_empty()
+        {
+            let message = format!("Allocate failed due to {problem}, which is unexpected");
+            node.events.pod(&pod).warning(UNEXPECTED, message.clone());
+            self.apply(Command::End(End {
+                reason: UNEXPECTED.to_owned(),
+                message: format!("Pod was rejected: {message}"),
+                grace: None,
+                disruption: false,
+            }));
+            return Ok(Next::Now);
         }
         self.prober.start(&pod);
         let restart_all = condition(&status, "AllContainersRestarting").is_some_and(|c| c.status == "True");

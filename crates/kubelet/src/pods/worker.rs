@@ -195,7 +195,7 @@ impl PodWorker {
     }
 
     /// Takes a command in.
-    fn apply(&mut self, command: Command) {
+    pub(super) fn apply(&mut self, command: Command) {
         match command {
             Command::Look => {}
             Command::Pod(pod) => self.pod = pod,
@@ -411,6 +411,7 @@ impl PodWorker {
         self.node.secrets.refer(uid, &Default::default());
         self.node.tokens.forget(uid);
         self.node.allocations.forget(uid);
+        self.node.devices.release(uid);
         self.node.images.forget(&self.pod);
         for (_, container) in self.pod.all_containers() {
             self.node

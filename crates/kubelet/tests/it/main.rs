@@ -2,6 +2,7 @@
 
 mod api;
 mod csi;
+mod devices;
 mod runtime;
 mod server;
 

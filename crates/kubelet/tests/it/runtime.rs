@@ -44,6 +44,8 @@ struct State {
 
 struct Container {
     sandbox: String,
+    /// As it was asked for.
+    config: v1::ContainerConfig,
     status: v1::ContainerStatus,
 }
 
@@ -55,6 +57,13 @@ impl FakeRuntime {
             changed: watch::Sender::new(0),
             clock,
         }
+    }
+
+    /// What a container of this name was asked for with.
+    pub(crate) fn config_of(&self, name: &str) -> v1::ContainerConfig {
+        let state = self.state.lock();
+        let named = |c: &&Container| c.config.metadata.as_ref().is_some_and(|m| m.name == name);
+        state.containers.values().find(named).unwrap().config.clone()
     }
 
     /// A connection in memory: on a paused clock no socket may be waited for.
@@ -405,6 +414,7 @@ impl RuntimeService for FakeRuntime {
     ) -> Answer<v1::CreateContainerResponse> {
         let request = request.into_inner();
         let config = request.config.unwrap();
+        let asked = config.clone();
         let metadata = config.metadata.unwrap();
         let id = self.next_id("container");
         self.call(format!("create {} #{}", metadata.name, metadata.attempt));
@@ -425,6 +435,7 @@ impl RuntimeService for FakeRuntime {
             id.clone(),
             Container {
                 sandbox: request.pod_sandbox_id,
+                config: asked,
                 status,
             },
         );
