@@ -234,12 +234,18 @@ async fn run(
 
 fn escape_table_is_documented() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/escapes.md");
+    if !std::path::Path::new(env!("CARGO_MANIFEST_DIR")).exists() {
+        println!("skipped: the source is not on this machine");
+        return;
+    }
     let mut page = String::from(
         "# Ways out of a container, and what stops each\n\n\
          Each line is an attempt that `cargo test -p runtime --test it escapes` makes on the kernel it runs on (a table in\n\
          `crates/runtime/tests/it/escapes/`, of which this page is made: `KIJABI_REFRESH=1` writes it anew). *Defaults* is\n\
          a pod that says nothing of its security; the other levels are what the pod asks for.\n\n\
          A privileged container is the host's equal, as in every Kubernetes: nothing below is promised for it.\n\n\
+         **Known wrong:** on cgroup v2 nothing enforces the device rules yet, so the attempts that \"the device cgroup\" stops\n\
+         succeed there, and these tests fail (`tests/vm/run escapes` shows it). What is measured here was measured on cgroup v1.\n\n\
          | # | attempt | container | stopped by |\n|---|---|---|---|\n",
     );
     let containers = table::ATTEMPTS
