@@ -11,3 +11,4 @@ mod payload;
 mod refusals;
 mod rollout;
 mod teardown;
+mod workloads;
