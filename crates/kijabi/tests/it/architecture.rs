@@ -17,7 +17,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["machinery", "api", "wire"]),
     ("expressions", &["machinery"]),
     ("resources", &["machinery", "api", "expressions"]),
-    ("access", &["machinery", "api", "client", "wire", "resources"]),
+    (
+        "access",
+        &["machinery", "api", "client", "wire", "resources", "expressions"],
+    ),
     (
         "apiserver",
         &[
