@@ -409,9 +409,14 @@ impl Cache {
                 drafts.remove(&kv.key);
             }
             drop(drafts);
-            return Some(draft.entry(kv.mod_revision as u64, kv.create_revision as u64));
+            let entry = draft.entry(kv.mod_revision as u64, kv.create_revision as u64);
+            // Two writers may have announced the same bytes; what is left of the one is not what another wrote later.
+            if entry.revision == kv.mod_revision as u64 {
+                return Some(entry);
+            }
+        } else {
+            drop(drafts);
         }
-        drop(drafts);
         read_entry(resource, kv).map(Arc::new)
     }
 }
