@@ -13,7 +13,6 @@ use client::error::ApiErrorExt as _;
 use client::{Event, Informer, Outcome};
 use futures::future::BoxFuture;
 use hashbrown::HashMap;
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
@@ -23,6 +22,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 const PERIOD: Duration = Duration::from_secs(20);
 const QUARANTINE: Duration = Duration::from_secs(40);
@@ -37,7 +37,7 @@ struct Shell {
     nodes: Informer<Node>,
     pods: Informer<Pod>,
     /// Since when a node has been missing.
-    missing: Mutex<HashMap<String, Timestamp>>,
+    missing: Mutex<HashMap<String, Instant>>,
 }
 
 /// Starts the controller.
@@ -145,7 +145,7 @@ impl Shell {
         }
         let mut next = None;
         for (node, pods) in homeless {
-            let left = self.quarantine_left(node, now);
+            let left = self.quarantine_left(node);
             if !left.is_zero() {
                 next = Some(next.map_or(left, |n: Duration| n.min(left)));
                 continue;
@@ -167,10 +167,9 @@ impl Shell {
         Ok(next.map_or(Outcome::Done, Outcome::After))
     }
 
-    fn quarantine_left(&self, node: &str, now: Timestamp) -> Duration {
-        let since = *self.missing.lock().entry_ref(node).or_insert(now);
-        let quarantine = SignedDuration::try_from(QUARANTINE).unwrap_or(SignedDuration::MAX);
-        Duration::try_from(quarantine - now.duration_since(since)).unwrap_or(Duration::ZERO)
+    fn quarantine_left(&self, node: &str) -> Duration {
+        let since = *self.missing.lock().entry_ref(node).or_insert_with(Instant::now);
+        QUARANTINE.saturating_sub(since.elapsed())
     }
 
     /// Before pods are taken from a node for good the server is asked itself.
@@ -212,6 +211,7 @@ impl Shell {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::Timestamp;
 
     #[test]
     fn the_oldest_ended_pods_are_too_many() {
