@@ -5,6 +5,7 @@
 //!   random addresses.
 //! - Stripped when released. A package with settings of its own in the profile (here: built small) does not get
 //!   the profile's `strip`, so the linker is told.
+//! - With functions of the same code folded into one when released; generic code has many.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -15,5 +16,6 @@ fn main() {
     }
     if is("PROFILE", "release") {
         println!("cargo::rustc-link-arg-bins=-Wl,--strip-all");
+        println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
     }
 }
