@@ -70,6 +70,16 @@ impl Asked {
         !matches!(self.op, Op::Get { .. } | Op::List { .. }) && self.code < 300
     }
 
+    /// Whether it may be done on one version only.
+    fn names_a_version(&self) -> bool {
+        match &self.op {
+            Op::Update { version, .. } | Op::Merge { version, .. } | Op::Delete { version, .. } => {
+                version.is_some()
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the answer is true of a state that nothing is written to.
     fn is_true_of(&self, world: &World, next: i64) -> bool {
         let read = |json: &Json| Object::read(json);
@@ -241,9 +251,10 @@ pub(crate) fn check(world: &mut World, events: &[Event], asked: Vec<Asked>, at: 
         };
         let writer = candidates.and_then(|candidates| {
             let found = candidates.iter().enumerate();
+            // A write that asked for less could also have found what another one made, and changed nothing.
             let (index, owners) = found
                 .filter_map(|(index, asked)| Some((index, asked.wrote(world, event)?)))
-                .next()?;
+                .max_by_key(|(index, _)| candidates[*index].names_a_version())?;
             candidates.swap_remove(index);
             Some(owners)
         });
