@@ -94,11 +94,9 @@ async fn watches(core: &Core, remote: &Remote) -> Vec<WatchReceiver> {
         let Some(resource) = core.routes.resource(group, name) else {
             continue;
         };
-        let Ok(cache) = resource.ready(&core.registry.reflector).await else {
-            continue;
-        };
         let filter = Filter::all(&remote.service.namespace);
-        if let Ok(started) = cache.watch(&resource, &filter, WatchStart::State) {
+        let started = resource.watch(&core.registry.reflector, &filter, WatchStart::State);
+        if let Ok(started) = started.await {
             watches.push(started.receiver);
         }
     }

@@ -3,7 +3,7 @@
 use super::remote::Remote;
 use super::{GROUP, Place, RESOURCE, Remotes, check, local};
 use crate::cache::{Filter, WatchReceiver, WatchStart};
-use crate::registry::{Resource, store_error};
+use crate::registry::Resource;
 use crate::server::Core;
 use machinery::status::ApiError;
 use std::sync::Arc;
@@ -47,13 +47,9 @@ async fn follow(core: &Arc<Core>, resource: &Arc<Resource>, mut receiver: WatchR
 
 /// Takes in the whole present state, and watches from there.
 async fn look(core: &Arc<Core>, resource: &Arc<Resource>) -> Result<WatchReceiver, ApiError> {
-    let cache = resource
-        .ready(&core.registry.reflector)
-        .await
-        .map_err(store_error)?;
-    let started = cache
-        .watch(resource, &Filter::all(""), WatchStart::State)
-        .map_err(|old| crate::registry::read::too_old(&old))?;
+    let started = resource
+        .watch(&core.registry.reflector, &Filter::all(""), WatchStart::State)
+        .await?;
     let aggregation = &core.aggregation;
     let known = aggregation.remotes.load_full();
     let mut remotes = Remotes::new();

@@ -8,7 +8,7 @@ use super::{FIRST_WAIT, LONGEST_WAIT};
 use crate::boot::Maker;
 use crate::cache::{Change, Filter, WatchReceiver, WatchStart};
 use crate::registry::delete::DeleteOptions;
-use crate::registry::{Resource, store_error, stored_error};
+use crate::registry::{Resource, stored_error};
 use crate::server::Core;
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -114,13 +114,9 @@ impl Publisher<'_> {
     }
 
     async fn begin(&mut self, resource: &Arc<Resource>, apply: Apply) -> Result<WatchReceiver, ApiError> {
-        let cache = resource
-            .ready(&self.core.registry.reflector)
-            .await
-            .map_err(store_error)?;
-        let started = cache
-            .watch(resource, &Filter::all(""), WatchStart::State)
-            .map_err(|old| crate::registry::read::too_old(&old))?;
+        let started = resource
+            .watch(&self.core.registry.reflector, &Filter::all(""), WatchStart::State)
+            .await?;
         for entry in started.initial {
             let value = entry.value(resource).map_err(stored_error)?;
             apply(&mut self.known, &entry.key, &value, true);

@@ -172,6 +172,14 @@ pub struct PageRequest {
     pub limit: usize,
 }
 
+/// Why a cache does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It was started over, and has to be filled again.
+    Cold,
+    TooOld(TooOld),
+}
+
 /// The cache no longer (or does not yet) knows what is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooOld {
@@ -195,8 +203,18 @@ impl Cache {
         self.version.load(Atomic::Acquire)
     }
 
+    /// The entry of a key; of what is not cached there is none.
     pub fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
         self.state.read().entries.get(key).map(|e| Arc::clone(&e.0))
+    }
+
+    /// The entry of a key, or that there is none; `Err` if that is not known here.
+    pub fn look_up(&self, key: &[u8]) -> Result<Option<Arc<Entry>>, Refused> {
+        let state = self.state.read();
+        if !matches!(state.phase, Phase::Ready) {
+            return Err(Refused::Cold);
+        }
+        Ok(state.entries.get(key).map(|e| Arc::clone(&e.0)))
     }
 
     /// Announces a write, so that its event finds the entry made here.
@@ -228,16 +246,19 @@ impl Cache {
         filter: &Filter,
         request: &PageRequest,
         current: u64,
-    ) -> Result<Page, TooOld> {
+    ) -> Result<Page, Refused> {
         let prefix = resource.key_prefix(&filter.namespace);
         let state = self.state.read();
+        if !matches!(state.phase, Phase::Ready) {
+            return Err(Refused::Cold);
+        }
         let revision = match request.revision {
             None => current.max(state.newest()),
             Some(asked) if asked < state.recent_floor => {
-                return Err(TooOld {
+                return Err(Refused::TooOld(TooOld {
                     requested: asked,
                     oldest: state.recent_floor,
-                });
+                }));
             }
             Some(asked) => asked,
         };
@@ -272,8 +293,11 @@ impl Cache {
         resource: &Resource,
         filter: &Filter,
         start: WatchStart,
-    ) -> Result<Started, TooOld> {
+    ) -> Result<Started, Refused> {
         let mut state = self.state.write();
+        if !matches!(state.phase, Phase::Ready) {
+            return Err(Refused::Cold);
+        }
         let (mut backlog, mut initial) = (Vec::new(), Vec::new());
         match start {
             WatchStart::State => {
@@ -287,10 +311,10 @@ impl Cache {
             }
             WatchStart::After(revision) => {
                 if revision < state.recent_floor {
-                    return Err(TooOld {
+                    return Err(Refused::TooOld(TooOld {
                         requested: revision,
                         oldest: state.recent_floor,
-                    });
+                    }));
                 }
                 let first = state.recent.partition_point(|e| e.revision() <= revision);
                 backlog.extend(state.recent.range(first..).cloned());
@@ -323,10 +347,14 @@ impl Cache {
         self.state.write().phase = Phase::Filling(Vec::new());
     }
 
-    /// Takes the state at `revision` and applies what happened meanwhile.
-    fn fill(&self, resource: &Resource, entries: Vec<Entry>, revision: u64) {
+    /// Takes the state at `revision` and applies what happened meanwhile, unless the cache was started over meanwhile:
+    /// then something may have happened that it was not told.
+    fn fill(&self, resource: &Resource, entries: Vec<Entry>, revision: u64) -> bool {
         let mut touched = Vec::new();
         let mut state = self.state.write();
+        if !matches!(state.phase, Phase::Filling(_)) {
+            return false;
+        }
         state.entries = entries.into_iter().map(|e| ByKey(Arc::new(e))).collect();
         state.recent_floor = revision;
         state.filled_at = revision;
@@ -337,6 +365,7 @@ impl Cache {
         }
         drop(state);
         self.version.fetch_add(1, Atomic::AcqRel);
+        true
     }
 
     /// Applies events of the store in order; returns the feeds whose watchers are to be woken.

@@ -40,7 +40,8 @@ impl Reflector {
             revision: Level::default(),
             progress: RwLock::default(),
         });
-        let watch = reflector.begin().await?;
+        let (watch, revision) = reflector.begin().await?;
+        reflector.revision.set(revision);
         let task = Arc::clone(&reflector);
         tokio::spawn(async move {
             tokio::select! {
@@ -112,18 +113,16 @@ impl Reflector {
             return Ok(());
         }
         let _filling = resource.cache.filling.lock().await;
-        if resource.cache.is_ready() {
-            return Ok(());
+        while !resource.cache.is_ready() {
+            resource.cache.begin_filling();
+            match self.read_all(resource).await {
+                Ok((entries, revision)) => resource.cache.fill(resource, entries, revision),
+                Err(error) => {
+                    resource.cache.reset();
+                    return Err(error);
+                }
+            };
         }
-        resource.cache.begin_filling();
-        let (entries, revision) = match self.read_all(resource).await {
-            Ok(read) => read,
-            Err(error) => {
-                resource.cache.reset();
-                return Err(error);
-            }
-        };
-        resource.cache.fill(resource, entries, revision);
         Ok(())
     }
 
@@ -148,13 +147,13 @@ impl Reflector {
         }
     }
 
-    async fn begin(&self) -> store::Result<store::Watch> {
+    /// A watch, and the revision it starts after.
+    async fn begin(&self) -> store::Result<(store::Watch, u64)> {
         let revision = self.store.current_revision().await?;
         let request = WatchRequest::new(KeyRange::prefix(ROOT), revision + 1).progress();
         let watch = self.store.watch(request).await?;
         *self.progress.write() = Some(watch.progress_handle());
-        self.revision.set(revision as u64);
-        Ok(watch)
+        Ok((watch, revision as u64))
     }
 
     async fn run(&self, mut watch: store::Watch) {
@@ -168,12 +167,16 @@ impl Reflector {
                     }
                 }
             }
-            // Nothing cached can be trusted over a gap: every watcher lists again.
             let mut wait = Duration::from_millis(100);
             watch = loop {
-                self.reset_all();
                 match self.begin().await {
-                    Ok(watch) => break watch,
+                    Ok((watch, revision)) => {
+                        // Nothing cached can be trusted over the gap: every watcher lists again. Not before the new
+                        // watch stands, or what is cached anew would miss what happens until then.
+                        self.reset_all();
+                        self.revision.set(revision);
+                        break watch;
+                    }
                     Err(store::Error::Closed) => return,
                     Err(error) => {
                         tracing::warn!(%error, "watching the store");

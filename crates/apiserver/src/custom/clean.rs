@@ -93,10 +93,10 @@ async fn delete_all(core: &Arc<Core>, stored: &Arc<Resource>) -> Result<(), ApiE
     let options = Value::object();
     let write = maker.write(stored, "", "", &options);
     loop {
-        let cache = stored.ready(&registry.reflector).await.map_err(store_error)?;
-        let started = cache
-            .watch(stored, &Filter::all(""), WatchStart::State)
-            .map_err(|old| crate::registry::read::too_old(&old))?;
+        let everything = Filter::all("");
+        let started = stored
+            .watch(&registry.reflector, &everything, WatchStart::State)
+            .await?;
         let mut receiver = started.receiver;
         registry
             .delete_collection(&write, &DeleteOptions::default(), &Filter::all(""))

@@ -8,7 +8,7 @@ use super::{GROUP, RESOURCE, clean};
 use crate::boot::Maker;
 use crate::cache::{Change, Entry, Filter, WatchReceiver, WatchStart};
 use crate::registry::read::Reader;
-use crate::registry::{Resource, store_error, stored_error};
+use crate::registry::{Resource, stored_error};
 use crate::routes::{GroupTable, VersionTable};
 use crate::server::Core;
 use access::Objects;
@@ -100,14 +100,10 @@ impl Follower {
 
     /// Takes in the whole present state.
     async fn begin(&mut self) -> Result<WatchReceiver, ApiError> {
-        let cache = self
+        let started = self
             .crds
-            .ready(&self.core.registry.reflector)
-            .await
-            .map_err(store_error)?;
-        let started = cache
-            .watch(&self.crds, &Filter::all(""), WatchStart::State)
-            .map_err(|old| crate::registry::read::too_old(&old))?;
+            .watch(&self.core.registry.reflector, &Filter::all(""), WatchStart::State)
+            .await?;
         let present: HashSet<Bytes> = started.initial.iter().map(|entry| entry.key.clone()).collect();
         let gone: Vec<(Arc<Entry>, bool)> = self
             .known

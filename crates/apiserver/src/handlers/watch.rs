@@ -2,12 +2,12 @@
 
 use super::Exchange;
 use crate::cache::{Filter, Start, WatchStart, WatchStream, error_frame};
-use crate::registry::{Resource, read, store_error};
+use crate::registry::{Resource, store_error};
 use crate::request::query::ListOptions;
 use crate::routes::Endpoint;
 use http::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use machinery::status::ApiError;
+use machinery::status::{ApiError, Reason};
 use rand::RngExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,6 @@ pub(super) async fn watch(
     let form = exchange.form(endpoint, &output)?;
     let registry = &exchange.core.registry;
     let reflector = &registry.reflector;
-    let cache = resource.ready(reflector).await.map_err(store_error)?;
 
     let with_initial = options.send_initial_events == Some(true);
     let asked = options.resource_version.unwrap_or(0);
@@ -52,7 +51,7 @@ pub(super) async fn watch(
     };
     // Read before the start, which so includes everything up to here.
     let reached = reflector.revision();
-    let body = match cache.watch(resource, &filter, start) {
+    let body = match resource.watch(reflector, &filter, start).await {
         Ok(started) => {
             resource.prepare(&started.initial).await?;
             let seconds = options.timeout_seconds.filter(|s| *s > 0);
@@ -79,7 +78,8 @@ pub(super) async fn watch(
                 start,
             ))
         }
-        Err(old) => Body::from(error_frame(form, &read::too_old(&old))),
+        Err(error) if error.reason == Reason::Expired => Body::from(error_frame(form, &error)),
+        Err(error) => return Err(error),
     };
     let mut response = Response::new(body);
     response

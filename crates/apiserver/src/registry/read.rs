@@ -2,7 +2,7 @@
 
 use super::update::Change;
 use super::{Registry, Resource, Write, store_error, stored_error};
-use crate::cache::{Entry, Filter, Meta, Page, PageRequest, TooOld};
+use crate::cache::{Entry, Filter, Meta, Page, PageRequest, Refused, TooOld};
 use crate::object;
 use access::Objects;
 use access::admission::Notes;
@@ -35,8 +35,8 @@ impl Registry {
             if !any {
                 self.reflector.fresh().await.map_err(store_error)?;
             }
-            if resource.cache.is_ready() {
-                return resource.cache.get(&key).ok_or_else(not_found);
+            if let Ok(found) = resource.cache.look_up(&key) {
+                return found.ok_or_else(not_found);
             }
         }
         let kv = self.stored(&key).await?.ok_or_else(not_found)?;
@@ -50,15 +50,18 @@ impl Registry {
         filter: &Filter,
         request: &PageRequest,
     ) -> Result<Page, ApiError> {
-        let cache = resource.ready(&self.reflector).await.map_err(store_error)?;
-        let current = self.reflector.fresh().await.map_err(store_error)?;
-        let forgotten = self.compacted.load(Ordering::Acquire);
-        if request.revision.is_some_and(|asked| asked < forgotten) {
-            return self.list_past(resource, filter, request).await;
-        }
-        match cache.list(resource, filter, request, current) {
-            Ok(page) => Ok(page),
-            Err(_) => self.list_past(resource, filter, request).await,
+        loop {
+            let cache = resource.ready(&self.reflector).await.map_err(store_error)?;
+            let current = self.reflector.fresh().await.map_err(store_error)?;
+            let forgotten = self.compacted.load(Ordering::Acquire);
+            if request.revision.is_some_and(|asked| asked < forgotten) {
+                return self.list_past(resource, filter, request).await;
+            }
+            match cache.list(resource, filter, request, current) {
+                Ok(page) => return Ok(page),
+                Err(Refused::TooOld(_)) => return self.list_past(resource, filter, request).await,
+                Err(Refused::Cold) => {}
+            }
         }
     }
 
@@ -69,11 +72,15 @@ impl Registry {
         filter: &Filter,
         request: &PageRequest,
     ) -> Result<Page, ApiError> {
-        let cache = resource.ready(&self.reflector).await.map_err(store_error)?;
-        let current = self.reflector.revision();
-        cache
-            .list(resource, filter, request, current)
-            .map_err(|old| too_old(&old))
+        loop {
+            let cache = resource.ready(&self.reflector).await.map_err(store_error)?;
+            let current = self.reflector.revision();
+            match cache.list(resource, filter, request, current) {
+                Ok(page) => return Ok(page),
+                Err(Refused::TooOld(old)) => return Err(too_old(&old)),
+                Err(Refused::Cold) => {}
+            }
+        }
     }
 
     /// Waits for a revision, but not forever.
@@ -301,7 +308,7 @@ fn read(resource: &Resource, kv: store::KeyValue) -> Result<Arc<Entry>, ApiError
 }
 
 /// 410 for a revision that is forgotten.
-pub fn too_old(old: &TooOld) -> ApiError {
+pub(super) fn too_old(old: &TooOld) -> ApiError {
     ApiError::expired(format!(
         "too old resource version: {} ({})",
         old.requested, old.oldest

@@ -1,6 +1,7 @@
 //! A stored resource: what it is, where its objects stand in the store, and its cache.
 
-use crate::cache::{Cache, Entry, Reflector};
+use super::store_error;
+use crate::cache::{Cache, Entry, Filter, Reflector, Refused, Started, WatchStart};
 use crate::custom::conversion::Conversion;
 use crate::object;
 use access::admission::{Equivalent, Versions};
@@ -150,6 +151,23 @@ impl Resource {
     pub async fn ready<'a>(&'a self, reflector: &Reflector) -> store::Result<&'a Cache> {
         reflector.ensure(self).await?;
         Ok(&self.cache)
+    }
+
+    /// Starts a watch on the filled cache; 410 if its start is forgotten.
+    pub(crate) async fn watch(
+        &self,
+        reflector: &Reflector,
+        filter: &Filter,
+        start: WatchStart,
+    ) -> Result<Started, ApiError> {
+        loop {
+            let cache = self.ready(reflector).await.map_err(store_error)?;
+            match cache.watch(self, filter, start) {
+                Ok(started) => return Ok(started),
+                Err(Refused::TooOld(old)) => return Err(super::read::too_old(&old)),
+                Err(Refused::Cold) => {}
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The API server as a component: requests in process, a store in memory.
 
 mod allocators;
+mod breaking;
 mod cbor;
 mod connect;
 mod custom;
