@@ -26,7 +26,7 @@ enum Check {
 }
 
 /// The checks by name, and whether only readiness asks.
-const CHECKS: [(&str, Check, bool); 20] = [
+const CHECKS: [(&str, Check, bool); 26] = [
     ("ping", Check::Answering, false),
     ("log", Check::Answering, false),
     ("etcd", Check::Store, false),
@@ -90,6 +90,32 @@ const CHECKS: [(&str, Check, bool); 20] = [
         Check::Started,
         false,
     ),
+    (
+        "poststarthook/apiservice-status-local-available-controller",
+        Check::Started,
+        false,
+    ),
+    (
+        "poststarthook/apiservice-status-remote-available-controller",
+        Check::Started,
+        false,
+    ),
+    (
+        "poststarthook/apiservice-registration-controller",
+        Check::Started,
+        false,
+    ),
+    (
+        "poststarthook/apiservice-discovery-controller",
+        Check::Started,
+        false,
+    ),
+    (
+        "poststarthook/kube-apiserver-autoregistration",
+        Check::Started,
+        false,
+    ),
+    ("autoregister-completion", Check::Started, false),
     ("shutdown", Check::NotStopping, true),
 ];
 

@@ -84,7 +84,7 @@ pub(crate) async fn run(store: Arc<dyn store::Store>, seed: u64, operations: usi
     println!("seed {seed}, {operations} operations");
     let config = Config::new(Arc::clone(&store), Arc::new(SystemClock));
     let server = apiserver::Server::start(config).await.expect("the server starts");
-    let version = quiet(&*store).await;
+    let version = store.current_revision().await.expect("a revision");
     let mut driver = Driver {
         server: Server::new(&server),
         store,
@@ -115,20 +115,6 @@ pub(crate) async fn run(store: Arc<dyn store::Store>, seed: u64, operations: usi
         "seed {seed}: {operations} operations without a difference ({})",
         counts.join(", ")
     )
-}
-
-/// The revision at which a server that has just started writes nothing more of its own: it registers its groups after
-/// it began to serve, and the model counts every revision.
-async fn quiet(store: &dyn store::Store) -> i64 {
-    let mut version = store.current_revision().await.expect("a revision");
-    let mut unchanged = 0;
-    while unchanged < 5 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        let now = store.current_revision().await.expect("a revision");
-        unchanged = if now == version { unchanged + 1 } else { 0 };
-        version = now;
-    }
-    version
 }
 
 impl Driver {

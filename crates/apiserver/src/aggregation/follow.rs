@@ -26,8 +26,7 @@ pub(crate) async fn start(core: &Arc<Core>) -> Result<(), ApiError> {
             () = follow(&followed, &resource, receiver) => {}
         }
     });
-    local::start(core);
-    Ok(())
+    local::start(core).await
 }
 
 async fn follow(core: &Arc<Core>, resource: &Arc<Resource>, mut receiver: WatchReceiver) {

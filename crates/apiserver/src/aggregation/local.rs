@@ -13,6 +13,7 @@ use machinery::{Value, meta};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 /// Definitions come many at a time.
@@ -46,34 +47,29 @@ const GROUPS: [(&str, i64); 23] = [
     ("apiregistration.k8s.io", 0),
 ];
 
-pub(super) fn start(core: &Arc<Core>) {
+/// Makes those of the built-in groups, and keeps those of custom resources until the server ends.
+pub(super) async fn start(core: &Arc<Core>) -> Result<(), ApiError> {
+    let changes = core.routes.changes();
+    sync(core, true).await?;
     let core = Arc::clone(core);
     tokio::spawn(async move {
         let shutdown = core.shutdown.clone();
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = keep(&core) => {}
+            () = keep(&core, changes) => {}
         }
     });
+    Ok(())
 }
 
-async fn keep(core: &Core) {
-    let mut changes = core.routes.changes();
-    let mut first = true;
-    loop {
-        changes.mark_unchanged();
-        match sync(core, first).await {
-            Ok(()) => first = false,
-            Err(error) => {
-                tracing::warn!(error = %error.message, "keeping the APIServices of this server's own groups");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        }
-        if changes.changed().await.is_err() {
-            return;
-        }
+async fn keep(core: &Core, mut changes: watch::Receiver<()>) {
+    while changes.changed().await.is_ok() {
         tokio::time::sleep(TOGETHER).await;
+        changes.mark_unchanged();
+        while let Err(error) = sync(core, false).await {
+            tracing::warn!(error = %error.message, "keeping the APIServices of this server's own groups");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 
