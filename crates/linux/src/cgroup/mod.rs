@@ -9,6 +9,7 @@
 //!
 //! Values written follow runc's conversion, which the kubelet's figures assume.
 
+mod devices;
 mod oom;
 mod path;
 mod remove;
@@ -19,6 +20,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use devices::{DeviceAccess, DeviceKind, DeviceRule};
 pub use oom::{OomEvent, OomWatch};
 pub use path::CgroupPath;
 pub use resources::{Resources, cpu_weight};
@@ -49,6 +51,8 @@ pub trait Cgroups: Send + Sync {
     /// Sends SIGKILL to everything in the group and below, without waiting; how many processes.
     fn kill(&self, path: &CgroupPath) -> Result<usize>;
     fn set(&self, path: &CgroupPath, resources: &Resources) -> Result<()>;
+    /// Lets the group's processes use these devices alone; only on v2, v1 has files for it.
+    fn allow_devices(&self, path: &CgroupPath, rules: &[DeviceRule]) -> Result<()>;
     fn stats(&self, path: &CgroupPath) -> Result<Stats>;
     /// The processes in the group itself.
     fn processes(&self, path: &CgroupPath) -> Result<Vec<u32>>;
@@ -270,6 +274,16 @@ impl Cgroups for KernelCgroups {
 
     fn set(&self, path: &CgroupPath, resources: &Resources) -> Result<()> {
         resources::write(self, path, resources)
+    }
+
+    fn allow_devices(&self, path: &CgroupPath, rules: &[DeviceRule]) -> Result<()> {
+        match (self.version, self.directories(path).next()) {
+            (Version::V2, Some(dir)) => devices::allow(&dir, rules),
+            _ => Err(Error::Unsupported {
+                operation: "set device rules",
+                feature: "cgroup v2".into(),
+            }),
+        }
     }
 
     fn stats(&self, path: &CgroupPath) -> Result<Stats> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{Group, Recorder, refused};
-use crate::cgroup::{CgroupPath, Cgroups, OomWatch, PidsStats, Resources, Stats, Version};
+use crate::cgroup::{CgroupPath, Cgroups, DeviceRule, OomWatch, PidsStats, Resources, Stats, Version};
 use crate::{Error, Result};
 
 impl Recorder {
@@ -84,6 +84,10 @@ impl Cgroups for Recorder {
             group.resources = resources.clone();
             Ok(())
         })
+    }
+
+    fn allow_devices(&self, path: &CgroupPath, rules: &[DeviceRule]) -> Result<()> {
+        self.call(format!("cgroup-devices {path} {}", rules.len()), |_| Ok(()))
     }
 
     fn stats(&self, path: &CgroupPath) -> Result<Stats> {

@@ -3,6 +3,7 @@
 //! configuration itself is a pure function of what was seen.
 
 pub(crate) mod capabilities;
+pub(crate) mod devices;
 pub(crate) mod host;
 pub(crate) mod resources;
 pub(crate) mod seccomp;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use cri::v1::{ContainerConfig, LinuxContainerSecurityContext, MountPropagation, NamespaceMode};
 use serde_json::{Value, json};
 
+use super::devices;
 use super::host::{DeviceNode, ResolvedMount};
 use super::user::User;
 use crate::images::ImageConfig;
@@ -113,7 +114,7 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Value, String> {
     let mut linux = json!({
         "namespaces": namespaces(inputs, privileged),
         "cgroupsPath": format!("/{}", inputs.cgroup_path.trim_start_matches('/')),
-        "resources": {"devices": device_rules(inputs, privileged)},
+        "resources": {"devices": devices::rules(inputs.devices, privileged)},
         "devices": inputs.devices.iter().map(device).collect::<Vec<_>>(),
     });
     if !privileged {
@@ -292,23 +293,6 @@ fn device(device: &DeviceNode) -> Value {
         "uid": device.uid,
         "gid": device.gid,
     })
-}
-
-fn device_rules(inputs: &Inputs<'_>, privileged: bool) -> Vec<Value> {
-    if privileged {
-        return vec![json!({"allow": true, "access": "rwm"})];
-    }
-    let mut rules = vec![json!({"allow": false, "access": "rwm"})];
-    rules.extend(inputs.devices.iter().map(|device| {
-        json!({
-            "allow": true,
-            "type": device.kind,
-            "major": device.major,
-            "minor": device.minor,
-            "access": device.access,
-        })
-    }));
-    rules
 }
 
 fn set(env: &mut Vec<String>, entry: String) {

@@ -13,10 +13,13 @@ use tonic::Status;
 
 use super::engine::{blocking, internal, new_id};
 use super::prepare::{Plan, prepare};
-use super::state::{CONTAINERS, Container, ContainerState, Pod, container_config, now, write_request};
+use super::state::{
+    CONTAINERS, Container, ContainerState, Pod, container_config, now, read_json, write_request,
+};
 use super::{Engine, sandbox, stop_signal};
-use crate::oci::resources;
 use crate::oci::spec::{self, CgroupView, Namespaces, PidNamespace};
+use crate::oci::{devices, resources};
+use crate::shim::files;
 use crate::shim::protocol::{Request, StartSpec};
 
 /// How long a killed process may take to be gone before that is an error.
@@ -225,14 +228,25 @@ impl Engine {
         let cgroup = container.cgroup().map_err(|error| error.to_string())?;
         let limits = container.resources().map(resources::from_cri);
         let (cgroups, own) = (self.cgroups.clone(), cgroup.clone());
+        let dir = container.dir.clone();
         blocking(move || {
-            cgroups.create(&own)?;
-            limits.map_or(Ok(()), |limits| cgroups.set(&own, &limits))
+            let failed = |error: linux::Error| crate::images::describe(&error);
+            cgroups.create(&own).map_err(failed)?;
+            if let Some(limits) = limits {
+                cgroups.set(&own, &limits).map_err(failed)?;
+            }
+            // v1's files are libcontainer's to write.
+            if cgroups.version() == Version::V2
+                && let Some(rules) = read_json(&dir, files::CONFIG)
+                    .map_err(|error| error.to_string())
+                    .and_then(|config| devices::allowed(&config))?
+            {
+                cgroups.allow_devices(&own, &rules).map_err(failed)?;
+            }
+            Ok(())
         })
         .await
-        .map_err(|error: linux::Error| {
-            format!("failed to set up cgroup: {}", crate::images::describe(&error))
-        })?;
+        .map_err(|error: String| format!("failed to set up cgroup: {error}"))?;
         let oom_name = match self.cgroups.version() {
             Version::V1 => "memory.oom_control",
             Version::V2 => "memory.events",

@@ -244,8 +244,8 @@ fn escape_table_is_documented() {
          `crates/runtime/tests/it/escapes/`, of which this page is made: `KIJABI_REFRESH=1` writes it anew). *Defaults* is\n\
          a pod that says nothing of its security; the other levels are what the pod asks for.\n\n\
          A privileged container is the host's equal, as in every Kubernetes: nothing below is promised for it.\n\n\
-         **Known wrong:** on cgroup v2 nothing enforces the device rules yet, so the attempts that \"the device cgroup\" stops\n\
-         succeed there, and these tests fail (`tests/vm/run escapes` shows it). What is measured here was measured on cgroup v1.\n\n\
+         \"The device cgroup\" is cgroup v1's device controller; on cgroup v2 it is a program in the kernel, which\n\
+         `tests/vm/run escapes` shows at work.\n\n\
          | # | attempt | container | stopped by |\n|---|---|---|---|\n",
     );
     let containers = table::ATTEMPTS
