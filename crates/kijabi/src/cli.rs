@@ -161,6 +161,12 @@ pub(crate) struct Up {
     /// File with a KubeletConfiguration (kubelet.config.k8s.io/v1beta1)
     #[arg(long, value_name = "FILE")]
     pub kubelet_config: Option<PathBuf>,
+    /// File, or directory of files, with a CredentialProviderConfig (kubelet.config.k8s.io/v1)
+    #[arg(long, value_name = "PATH", requires = "image_credential_provider_bin_dir")]
+    pub image_credential_provider_config: Option<PathBuf>,
+    /// Directory of the programs which that configuration names
+    #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
     /// Registries, host or host:port, that may be spoken to in plain HTTP (loopback always may)
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, Patch, PatchParams};
 use kubelet::Kubelet;
+use kubelet::images::providers;
 use linux::cgroup::KernelCgroups;
 use machinery::user::UserInfo;
 use network::pod::BridgeNetwork;
@@ -191,6 +192,13 @@ fn kubelet_config(
     if let Some(file) = &options.kubelet_config {
         configure(&mut settings, file).with_context(|| format!("--kubelet-config {}", file.display()))?;
     }
+    if let (Some(config), Some(bin)) = (
+        &options.image_credential_provider_config,
+        &options.image_credential_provider_bin_dir,
+    ) {
+        settings.credential_providers = credential_providers(config, bin)
+            .with_context(|| format!("--image-credential-provider-config {}", config.display()))?;
+    }
     let cgroups = match KernelCgroups::detect() {
         Ok(cgroups) => Some(Arc::new(cgroups) as Arc<dyn linux::cgroup::Cgroups>),
         Err(error) => {
@@ -223,6 +231,21 @@ fn configure(settings: &mut kubelet::Settings, file: &std::path::Path) -> anyhow
         tracing::warn!(file = %file.display(), fields = unfollowed.join(", "), "fields of the kubelet's configuration are not followed");
     }
     Ok(())
+}
+
+/// The programs that a configuration names.
+fn credential_providers(
+    path: &std::path::Path,
+    bin: &std::path::Path,
+) -> anyhow::Result<Vec<providers::config::Settings>> {
+    let mut contents = Vec::new();
+    for file in providers::config::files(path).map_err(anyhow::Error::msg)? {
+        let text =
+            std::fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+        contents
+            .push(serde_yaml_ng::from_str(&text).with_context(|| format!("{} is no YAML", file.display()))?);
+    }
+    providers::config::read(contents, bin).map_err(anyhow::Error::msg)
 }
 
 /// Waits for the node's `Ready` condition.

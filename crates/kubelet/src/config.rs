@@ -14,7 +14,7 @@ use wire::certs::Identity;
 
 use crate::backoff;
 use crate::eviction::thresholds::Policy;
-use crate::images::gc;
+use crate::images::{gc, providers};
 use crate::logs::rotate;
 
 /// Everything a kubelet needs; handles and [`Settings`].
@@ -79,6 +79,8 @@ pub struct Settings {
     pub status_update_frequency: Duration,
     /// As in `v1.36.0+kijabi.0.1.0`.
     pub version: String,
+    /// Programs that know credentials of images.
+    pub credential_providers: Vec<providers::config::Settings>,
     /// Most images listed in the node's status.
     pub max_images: usize,
 }
@@ -112,6 +114,7 @@ impl Settings {
             status_report_frequency: Duration::from_secs(300),
             status_update_frequency: Duration::from_secs(10),
             version: "v1.36.0".to_owned(),
+            credential_providers: Vec::new(),
             max_images: 50,
         }
     }

@@ -308,7 +308,7 @@ fn duration(v: Value) -> Result<Duration, String> {
 }
 
 /// `1h30m`, `10s`, `100ms`.
-fn go_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn go_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("invalid duration {text:?}");
     let mut rest = text.trim();
     if rest == "0" {
@@ -334,9 +334,9 @@ fn go_duration(text: &str) -> Result<Duration, String> {
         rest = &rest[end..];
         total += number * unit;
     }
-    match total > 0.0 {
-        true => Ok(Duration::from_secs_f64(total)),
-        false => Err(wrong()),
+    match text.trim().is_empty() {
+        false => Ok(Duration::from_secs_f64(total)),
+        true => Err(wrong()),
     }
 }
 

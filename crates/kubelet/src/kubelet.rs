@@ -25,6 +25,7 @@ use crate::events::Events;
 use crate::eviction::{self, Pressures};
 use crate::housekeeping;
 use crate::images::manager::ImageManager;
+use crate::images::providers::Providers;
 use crate::node::context::{NodeContext, NodeState};
 use crate::node::machine::Machine;
 use crate::node::{lease, reporter::Reporter};
@@ -99,15 +100,22 @@ impl Kubelet {
         let paths = Paths::new(&settings.data_dir);
         let report: Arc<Notify> = Arc::default();
         let devices = Devices::new(paths.device_plugins(), report.clone());
+        let tokens = Arc::new(Tokens::new(client.clone(), clock.clone()));
+        let providers = Providers::new(
+            settings.credential_providers.clone(),
+            client.clone(),
+            tokens.clone(),
+            clock.clone(),
+        );
         let node = Arc::new(NodeContext {
             started: clock.now(),
             paths,
-            images: ImageManager::new(runtime.clone(), events.clone(), clock.clone()),
+            images: ImageManager::new(runtime.clone(), events.clone(), clock.clone(), providers),
             status: StatusManager::new(client.clone(), clock.clone(), tasks.clone(), mirrors.clone()),
             mirrors,
             pressures: Pressures::default(),
             images_at: tokio::sync::OnceCell::new(),
-            tokens: Tokens::new(client.clone(), clock.clone()),
+            tokens,
             csi: csi::Drivers::default(),
             devices,
             report,

@@ -91,6 +91,21 @@ impl Keyring {
     }
 }
 
+/// Whether credentials for a place are for a repository (`registry/path`).
+pub fn fits(place: &str, repository: &str) -> bool {
+    matches(&normalize(place), repository)
+}
+
+/// A user's name and password for a place.
+pub fn auth(place: &str, username: String, password: String) -> AuthConfig {
+    AuthConfig {
+        username,
+        password,
+        server_address: place.to_owned(),
+        ..AuthConfig::default()
+    }
+}
+
 fn auth_config(entry: Entry, place: &str) -> Result<AuthConfig, String> {
     let (mut username, mut password) = (entry.username, entry.password);
     if !entry.auth.is_empty() {

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::credentials::Keyring;
 use super::name;
+use super::providers::Providers;
 use crate::backoff::{self, Backoff, since};
 use crate::events::Events;
 use crate::pod::PodExt;
@@ -38,16 +39,18 @@ pub struct ImageManager {
     runtime: Runtime,
     events: Events,
     clock: Arc<dyn Clock>,
+    providers: Providers,
     backoff: Backoff<(String, String)>,
     last_errors: Mutex<HashMap<(String, String), String>>,
 }
 
 impl ImageManager {
-    pub fn new(runtime: Runtime, events: Events, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(runtime: Runtime, events: Events, clock: Arc<dyn Clock>, providers: Providers) -> Self {
         Self {
             runtime,
             events,
             clock,
+            providers,
             backoff: Backoff::new(backoff::INITIAL, backoff::MAXIMUM),
             last_errors: Mutex::default(),
         }
@@ -138,7 +141,7 @@ impl ImageManager {
         self.last_errors.lock().remove(&key);
         events.normal("Pulling", format!("Pulling image {requested:?}"));
         let started = self.clock.now();
-        match self.pull_with(&spec, keyring, sandbox).await {
+        match self.pull_with(pod, &spec, keyring, sandbox).await {
             Ok(image_ref) => {
                 let size = match self.runtime.image_status(spec).await {
                     Ok(found) => found.map_or(0, |image| image.size),
@@ -172,9 +175,10 @@ impl ImageManager {
         }
     }
 
-    /// With each fitting set of credentials in turn, or with none.
+    /// With each fitting set of credentials in turn, the pod's own before those of providers, or with none.
     async fn pull_with(
         &self,
+        pod: &Pod,
         spec: &v1::ImageSpec,
         keyring: &Result<Keyring, String>,
         sandbox: &v1::PodSandboxConfig,
@@ -187,6 +191,13 @@ impl ImageManager {
             .cloned()
             .map(Some)
             .collect();
+        attempts.extend(
+            self.providers
+                .lookup(pod, &repository)
+                .await
+                .into_iter()
+                .map(Some),
+        );
         if attempts.is_empty() {
             attempts.push(None);
         }

@@ -4,3 +4,4 @@ pub mod credentials;
 pub mod gc;
 pub mod manager;
 pub mod name;
+pub mod providers;

@@ -46,7 +46,7 @@ pub struct NodeContext {
     pub cgroups: Option<PodCgroups>,
     pub config_maps: ObjectCache<ConfigMap>,
     pub secrets: ObjectCache<Secret>,
-    pub tokens: Tokens,
+    pub tokens: Arc<Tokens>,
     pub devices: Arc<Devices>,
     /// Storage drivers.
     pub csi: csi::Drivers,
