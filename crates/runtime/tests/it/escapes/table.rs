@@ -27,7 +27,7 @@ pub(crate) const ATTEMPTS: &[Attempt] = attempts![
         => "permission denied", "the kernel shows no fresh /proc where the visible one is masked";
     Seccomp: "a user namespace of one's own", "unshare -U -r true && echo ESCAPED"
         => "Operation not permitted", "seccomp: unshare needs CAP_SYS_ADMIN";
-    Usual: "a cgroup hierarchy mounted anew, for its release_agent", "unshare -U -m -r busybox mount -t cgroup -o memory c /tmp && echo ESCAPED; true"
+    Usual: "a cgroup hierarchy mounted anew, for its release_agent", "kind='-t cgroup -o memory'; [ -e /sys/fs/cgroup/cgroup.controllers ] && kind='-t cgroup2'; unshare -U -m -r busybox mount $kind c /tmp && echo ESCAPED; true"
         => "permission denied", "cgroups belong to the first user namespace";
 
     // /proc, /sys and cgroups.
