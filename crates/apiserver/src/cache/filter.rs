@@ -1,11 +1,13 @@
 //! Which objects a list or watch is about.
 
 use super::event::{Entry, Meta};
-use crate::registry::Resource;
+use crate::object::StoredError;
+use crate::registry::{Resource, stored_error};
 use crate::request::query::ListOptions;
 use compact_str::CompactString;
 use machinery::selector::{FieldSelector, LabelSelector};
 use machinery::status::ApiError;
+use std::sync::Arc;
 
 /// The selection of a list or watch.
 #[derive(Debug, Clone, Default)]
@@ -113,6 +115,50 @@ impl Filter {
 
     pub fn matches_entry(&self, resource: &Resource, entry: &Entry) -> bool {
         self.matches(resource, &entry.meta)
+    }
+
+    /// Whether it asks for what only a webhook can tell of what is stored: labels and fields of a version it makes.
+    pub fn reads_converted(&self, resource: &Resource) -> bool {
+        let named = |field: &str| matches!(field, "metadata.name" | "metadata.namespace");
+        let fields = self.fields.iter().flat_map(|fields| &fields.requirements);
+        resource.conversion.is_some()
+            && (self.labels.is_some() || fields.into_iter().any(|r| !named(&r.field)))
+    }
+
+    /// The part of it that can be told of every version alike.
+    pub fn unconverted(&self) -> Self {
+        Self {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// As [`Self::matches_entry`], of the object in the resource's own version, whoever makes it.
+    pub fn matches_converted(&self, resource: &Resource, entry: &Entry) -> Result<bool, StoredError> {
+        if !self.reads_converted(resource) {
+            return Ok(self.matches_entry(resource, entry));
+        }
+        if !self.unconverted().matches_entry(resource, entry) {
+            return Ok(false);
+        }
+        let object = entry.value(resource)?;
+        Ok(self.matches(resource, &Meta::of(resource, &object)))
+    }
+
+    /// Those of the entries that it matches in the resource's own version.
+    pub fn converted(
+        &self,
+        resource: &Resource,
+        entries: Vec<Arc<Entry>>,
+    ) -> Result<Vec<Arc<Entry>>, ApiError> {
+        let mut kept = Vec::new();
+        for entry in entries {
+            if self.matches_converted(resource, &entry).map_err(stored_error)? {
+                kept.push(entry);
+            }
+        }
+        Ok(kept)
     }
 
     /// No object in the namespace is left out.

@@ -5,7 +5,7 @@
 use super::event::{Change, Entry, Event};
 use super::feed::Ended;
 use super::{Filter, Reflector, WatchReceiver};
-use crate::object::{self, Form};
+use crate::object::{self, Form, StoredError};
 use crate::registry::Resource;
 use crate::request::Encoding;
 use bytes::{Bytes, BytesMut};
@@ -101,25 +101,34 @@ impl WatchStream {
     }
 
     /// What an event is to this watcher.
-    fn change(&self, event: &Event) -> Option<Change> {
-        let matches = |entry: &Entry| self.filter.matches_entry(&self.resource, entry);
-        let now = event.change != Change::Deleted && matches(&event.entry);
-        let before = event.previous.as_deref().is_some_and(matches);
-        match (before, now) {
+    fn change(&self, event: &Event) -> Result<Option<Change>, StoredError> {
+        let matches = |entry: &Entry| self.filter.matches_converted(&self.resource, entry);
+        let now = event.change != Change::Deleted && matches(&event.entry)?;
+        let before = match event.previous.as_deref() {
+            Some(previous) => matches(previous)?,
+            None => false,
+        };
+        Ok(match (before, now) {
             (false, false) => None,
             (false, true) => Some(Change::Added),
             (true, true) => Some(Change::Modified),
             (true, false) => Some(Change::Deleted),
-        }
+        })
     }
 
     fn event_frame(&mut self, event: &Event) -> Option<Bytes> {
         if event.revision() <= self.seen {
             return None;
         }
-        let change = self.change(event)?;
-        match event.frame(&self.resource, change, self.form) {
+        let change = self.change(event).transpose()?;
+        match change.and_then(|change| event.frame(&self.resource, change, self.form)) {
             Ok(frame) => Some(frame),
+            // Whoever missed an event must list again, and is told there what is wrong.
+            Err(StoredError::Conversion(why)) => {
+                tracing::warn!(error = %why, "a watch ends with an event that cannot be converted");
+                self.done = true;
+                None
+            }
             Err(error) => {
                 tracing::error!(%error, "an event cannot be encoded");
                 None
@@ -149,8 +158,11 @@ impl WatchStream {
                     return Poll::Ready(chunk.take());
                 }
             }
+            if self.done {
+                break;
+            }
         }
-        loop {
+        while !self.done {
             // Read before the queue: once the queue is empty, everything up to here has been sent.
             let revision = self.reflector.revision();
             let Some(receiver) = &mut self.receiver else { break };
@@ -160,6 +172,9 @@ impl WatchStream {
                     for event in taken.drain(..) {
                         if let Some(frame) = self.event_frame(&event) {
                             chunk.push(frame);
+                        }
+                        if self.done {
+                            break;
                         }
                     }
                     self.taken = taken;

@@ -51,9 +51,18 @@ pub(super) async fn watch(
     };
     // Read before the start, which so includes everything up to here.
     let reached = reflector.revision();
-    let body = match resource.watch(reflector, &filter, start).await {
-        Ok(started) => {
+    // What is there is converted before it is judged; what comes is judged by the stream.
+    let (converts, first) = if filter.reads_converted(resource) {
+        (true, filter.unconverted())
+    } else {
+        (false, filter.clone())
+    };
+    let body = match resource.watch(reflector, &first, start).await {
+        Ok(mut started) => {
             resource.prepare(&started.initial).await?;
+            if converts {
+                started.initial = filter.converted(resource, started.initial)?;
+            }
             let seconds = options.timeout_seconds.filter(|s| *s > 0);
             let timeout = seconds
                 .unwrap_or_else(|| MIN_TIMEOUT + machinery::chance::rng().random_range(0..MIN_TIMEOUT));

@@ -50,6 +50,22 @@ impl Registry {
         filter: &Filter,
         request: &PageRequest,
     ) -> Result<Page, ApiError> {
+        if filter.reads_converted(resource) {
+            let all = self
+                .list_alike(resource, &filter.unconverted(), &all_of(request))
+                .await?;
+            return converted(resource, filter, request.limit, all).await;
+        }
+        self.list_alike(resource, filter, request).await
+    }
+
+    /// As [`Self::list`], by what can be told of every version alike.
+    async fn list_alike(
+        &self,
+        resource: &Resource,
+        filter: &Filter,
+        request: &PageRequest,
+    ) -> Result<Page, ApiError> {
         loop {
             let cache = resource.ready(&self.reflector).await.map_err(store_error)?;
             let current = self.reflector.fresh().await.map_err(store_error)?;
@@ -72,10 +88,19 @@ impl Registry {
         filter: &Filter,
         request: &PageRequest,
     ) -> Result<Page, ApiError> {
+        let reads_converted = filter.reads_converted(resource);
+        let (first, asked) = if reads_converted {
+            (filter.unconverted(), all_of(request))
+        } else {
+            (filter.clone(), request.clone())
+        };
         loop {
             let cache = resource.ready(&self.reflector).await.map_err(store_error)?;
             let current = self.reflector.revision();
-            match cache.list(resource, filter, request, current) {
+            match cache.list(resource, &first, &asked, current) {
+                Ok(page) if reads_converted => {
+                    return converted(resource, filter, request.limit, page).await;
+                }
                 Ok(page) => return Ok(page),
                 Err(Refused::TooOld(old)) => return Err(too_old(&old)),
                 Err(Refused::Cold) => {}
@@ -154,6 +179,28 @@ impl Registry {
             }
         }
     }
+}
+
+/// The same list with nothing left for another page.
+fn all_of(request: &PageRequest) -> PageRequest {
+    PageRequest {
+        limit: 0,
+        ..request.clone()
+    }
+}
+
+/// What a filter leaves of a list once its objects are in the resource's own version.
+async fn converted(resource: &Resource, filter: &Filter, limit: usize, all: Page) -> Result<Page, ApiError> {
+    resource.prepare(&all.entries).await?;
+    let mut page = Page {
+        entries: filter.converted(resource, all.entries)?,
+        ..all
+    };
+    if limit > 0 && page.entries.len() > limit {
+        page.entries.truncate(limit);
+        page.next = page.entries.last().map(|entry| entry.key.clone());
+    }
+    Ok(page)
 }
 
 /// Whom plugins ask for objects.

@@ -307,7 +307,8 @@ async fn an_api_service_nobody_answers_for_is_unavailable() {
 fn definition(other: &Other, what: &str) -> Json {
     let version = |name: &str, storage: bool, field: &str| {
         json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {"type": "object",
-            "properties": {"spec": {"type": "object", "properties": {field: {"type": "string"}}}}}}})
+            "properties": {"spec": {"type": "object", "properties": {field: {"type": "string"}}}}}},
+            "selectableFields": [{"jsonPath": format!(".spec.{field}")}]})
     };
     json!({"metadata": {"name": "things.stable.example.com"}, "spec": {
         "group": "stable.example.com", "scope": "Cluster", "names": {"plural": "things", "kind": "Thing"},
@@ -366,6 +367,69 @@ async fn a_webhook_converts_what_is_stored_and_what_is_written() {
         api.get(&format!("{THINGS}/a")).await.ok()["spec"],
         json!({"one": "z"})
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_are_selected_by_the_fields_of_the_version_asked_for() {
+    let api = Api::start().await;
+    let other = Other::start().await;
+    api.post(CRDS, definition(&other, "convert")).await.ok();
+    api.eventually(OTHER_THINGS, true).await;
+    let watch = async |path: &str| {
+        let request = http::Request::get(format!("{path}&watch=true"));
+        let request = request.body(wire::body::Body::empty()).expect("a request");
+        api.send(request).await.into_body()
+    };
+    let by_two = format!("{OTHER_THINGS}?fieldSelector=spec.two%3Da");
+    let by_one = format!("{THINGS}?fieldSelector=spec.one%3Da");
+    let mut watches = vec![watch(&by_two).await, watch(&by_one).await];
+    for name in ["a", "b", "c"] {
+        thing(&api, name).await;
+    }
+    let names = async |path: &str| -> Vec<String> {
+        let list = api.get(path).await.ok();
+        let items = list["items"].as_array().expect("items");
+        items
+            .iter()
+            .map(|item| item["metadata"]["name"].as_str().expect("a name").to_owned())
+            .collect()
+    };
+    assert_eq!(names(&by_two).await, ["a"]);
+    assert_eq!(names(&by_one).await, ["a"]);
+    let others = format!("{OTHER_THINGS}?fieldSelector=spec.two!%3Da");
+    assert_eq!(names(&others).await, ["b", "c"]);
+    let first = api.get(&format!("{others}&limit=1")).await.ok();
+    assert_eq!(first["items"].as_array().map(Vec::len), Some(1));
+    let token = first["metadata"]["continue"].as_str().expect("more");
+    assert_eq!(names(&format!("{others}&limit=1&continue={token}")).await, ["c"]);
+    watches.push(watch(&by_two).await);
+    let patch = json!({"spec": {"two": "z"}});
+    api.patch(&format!("{OTHER_THINGS}/a"), "merge-patch+json", patch)
+        .await
+        .ok();
+    assert!(names(&by_two).await.is_empty());
+    assert!(names(&by_one).await.is_empty());
+    for mut body in watches {
+        let mut seen: Vec<u8> = Vec::new();
+        while !seen.ends_with(b"}\n") || !String::from_utf8_lossy(&seen).contains("DELETED") {
+            let frame = http_body_util::BodyExt::frame(&mut body).await;
+            let frame = frame.expect("the watch goes on").expect("a frame");
+            seen.extend_from_slice(frame.data_ref().expect("data"));
+        }
+        let events: Vec<(String, String)> = String::from_utf8_lossy(&seen)
+            .lines()
+            .map(|line| serde_json::from_str::<Json>(line).expect("an event"))
+            .map(|event| {
+                let text = |value: &Json| value.as_str().expect("text").to_owned();
+                (text(&event["type"]), text(&event["object"]["metadata"]["name"]))
+            })
+            .collect();
+        let event = |kind: &str| (kind.to_owned(), "a".to_owned());
+        assert_eq!(events, [event("ADDED"), event("DELETED")]);
+    }
+    let deleted = format!("{OTHER_THINGS}?fieldSelector=spec.two%3Db");
+    api.delete(&deleted, Json::Null).await.ok();
+    assert_eq!(names(OTHER_THINGS).await, ["a", "c"]);
 }
 
 #[tokio::test]
