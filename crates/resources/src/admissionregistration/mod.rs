@@ -10,6 +10,8 @@ mod validating_admission_policy_binding;
 mod validating_webhook_configuration;
 mod validation;
 
+pub(crate) use validation::client_config;
+
 const GROUP: &str = "admissionregistration.k8s.io";
 
 /// The group's kinds.

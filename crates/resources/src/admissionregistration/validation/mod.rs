@@ -9,6 +9,7 @@ mod rules;
 mod webhooks;
 
 pub(super) use policies::{binding, mutating_binding, mutating_policy, policy_status, validating_policy};
+pub(crate) use webhooks::client_config;
 pub(super) use webhooks::{Webhooks, configuration};
 
 const FAILURE_POLICIES: [&str; 2] = ["Fail", "Ignore"];

@@ -158,7 +158,8 @@ fn review_versions(hook: &Value, strict: Strictness, at: &At<'_>, errors: &mut E
     }
 }
 
-fn client_config(client: &Value, at: &At<'_>, errors: &mut ErrorList) {
+/// Judges where a webhook is.
+pub(crate) fn client_config(client: &Value, at: &At<'_>, errors: &mut ErrorList) {
     match (
         present(client, "url").and_then(Value::as_str),
         present(client, "service"),

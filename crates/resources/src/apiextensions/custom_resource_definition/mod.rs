@@ -4,7 +4,9 @@ pub mod conditions;
 mod validation;
 
 use crate::fields::{fill, fill_object, flag, list_at, list_mut, object_mut, same, text, text_at};
-use crate::strategy::{Column, Context, Deletion, Strategy, bump_generation, keep};
+use crate::strategy::{
+    Column, Context, Deletion, Strategy, Subresource, bump_generation, default_subresource, keep,
+};
 use crate::table;
 use conditions::{Condition, set_condition};
 use jiff::Timestamp;
@@ -47,6 +49,25 @@ impl Strategy for CustomResourceDefinition {
         validation::validate(object)
     }
 
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> ErrorList {
+        validation::validate_update(new, old)
+    }
+
+    fn warnings_on_create(&self, _context: &Context<'_>, object: &Value) -> Vec<String> {
+        validation::unknown_formats(object)
+    }
+
+    fn warnings_on_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> Vec<String> {
+        let known = validation::unknown_formats(old);
+        let mut warnings = validation::unknown_formats(new);
+        warnings.retain(|warning| !known.contains(warning));
+        warnings
+    }
+
+    fn subresource(&self, name: &str) -> Option<&dyn Subresource> {
+        (name == "status").then_some(self as &dyn Subresource)
+    }
+
     fn allow_unconditional_update(&self) -> bool {
         false
     }
@@ -84,6 +105,23 @@ impl Strategy for CustomResourceDefinition {
             table::name(object),
             table::word(object, &["metadata", "creationTimestamp"]),
         ]
+    }
+}
+
+/// The `status` subresource: metadata stays as upstream lets it.
+impl Subresource for CustomResourceDefinition {
+    fn prepare(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
+        if let Some(usual) = default_subresource("status") {
+            usual.prepare(context, new, old);
+        }
+    }
+
+    fn validate(&self, _context: &Context<'_>, new: &Value, _old: &Value) -> ErrorList {
+        validation::validate_status(new)
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["f:spec"]]
     }
 }
 

@@ -11,9 +11,11 @@
 //! **Invariant:** a [`Schema`] is only read; patterns are compiled when they are first met, because most schemas of
 //! a cluster are never asked.
 
+pub mod declared;
 mod formats;
 pub mod lists;
 pub mod metadata;
+pub mod paths;
 pub mod rules;
 mod types;
 pub mod validate;

@@ -229,7 +229,6 @@ impl Validator {
                 usize::try_from(most).unwrap_or(0),
             ));
         }
-        let old = old.filter(|_| !s.atomic_map);
         for (key, value) in map {
             let schema = match (s.property(key), &s.additional) {
                 (Some(schema), _) => schema,
