@@ -1,6 +1,6 @@
-//! Serves the API on loopback over a store in memory, and writes a kubeconfig for it.
+//! Serves the API on loopback, and writes a kubeconfig for it. The store is in memory, in a directory, or an etcd.
 //!
-//! `cargo run -p apiserver --example serve -- 127.0.0.1:16443 /tmp/kubeconfig`
+//! `cargo run -p apiserver --example serve -- 127.0.0.1:16443 /tmp/kubeconfig [DIRECTORY | http://ETCD]`
 
 use access::authentication::Authenticator;
 use access::authentication::service_account::keys::SigningKey;
@@ -12,6 +12,7 @@ use apiserver::{Config, Server};
 use machinery::clock::{Clock, SystemClock};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use store::Store;
 use tokio::net::TcpListener;
 use wire::certs::{Authority, Leaf, kubeconfig};
 use wire::tls::ServerTls;
@@ -26,6 +27,7 @@ async fn main() -> Result<(), Failure> {
         .unwrap_or_else(|| "127.0.0.1:16443".into())
         .parse()?;
     let file = arguments.next().unwrap_or_else(|| "kubeconfig".into());
+    let store = open(arguments.next()).await?;
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let now = clock.now();
@@ -62,7 +64,7 @@ async fn main() -> Result<(), Failure> {
         service_accounts: Some(accounts),
         issuer: Some(Arc::new(Issuer::new(audience, key, Arc::clone(&clock)))),
         authorizer: Arc::new(Union::new(authorizers)),
-        ..Config::new(Arc::new(store::Memory::new()), clock)
+        ..Config::new(store, clock)
     })
     .await?;
     println!("serving {url}; export KUBECONFIG={file}");
@@ -72,4 +74,15 @@ async fn main() -> Result<(), Failure> {
         _ = tokio::signal::ctrl_c() => server.shutdown(),
     }
     Ok(())
+}
+
+async fn open(place: Option<String>) -> Result<Arc<dyn Store>, Failure> {
+    Ok(match place {
+        None => Arc::new(store::Memory::new()),
+        Some(url) if url.starts_with("http://") => Arc::new(store::Etcd::connect(&[url])?),
+        Some(directory) => {
+            std::fs::create_dir_all(&directory)?;
+            Arc::new(store::Embedded::open(directory.as_ref(), store::embedded::Options::default()).await?)
+        }
+    })
 }

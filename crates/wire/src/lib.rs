@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod certs;
+mod gather;
 pub mod server;
 pub mod streams;
 pub mod tls;

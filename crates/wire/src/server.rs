@@ -8,6 +8,7 @@
 //! upgrade handle), so nothing in a request from the network can pose as an in-process identity.
 
 use crate::body::Body;
+use crate::gather::Gathered;
 use crate::tls::ServerTls;
 use futures::future::BoxFuture;
 use http::{Request, Response};
@@ -17,13 +18,17 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use std::any::Any;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -161,17 +166,15 @@ async fn connection(
     http_connection(stream, http2, info, handler, limits, shutdown).await;
 }
 
-/// Speaks HTTP on an established connection of any kind.
-async fn http_connection<I>(
-    io: I,
+/// Speaks HTTP on an established connection.
+async fn http_connection(
+    io: TlsStream<TcpStream>,
     http2: bool,
     info: Arc<Connection>,
     handler: Arc<dyn Handler>,
     limits: &Limits,
     shutdown: CancellationToken,
-) where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+) {
     let seen = Arc::new(AtomicBool::new(false));
     let peer = info.peer;
     let service = {
@@ -184,8 +187,8 @@ async fn http_connection<I>(
             async move { Ok::<_, Infallible>(answer.await) }
         })
     };
-    let io = TokioIo::new(io);
     let outcome = if http2 {
+        let io = Gathered::new(io);
         let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -194,13 +197,16 @@ async fn http_connection<I>(
             .initial_connection_window_size(4 * 1024 * 1024)
             .max_frame_size(64 * 1024)
             .max_header_list_size(64 * 1024);
-        let conn = builder.serve_connection(io, service);
-        drive(conn, |c| c.graceful_shutdown(), &seen, limits, shutdown).await
+        let conn = builder.serve_connection(TokioIo::new(io.clone()), service);
+        let release = |cx: &mut Context<'_>| io.poll_release(cx);
+        drive(conn, |c| c.graceful_shutdown(), release, &seen, limits, shutdown).await
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(limits.head);
-        let conn = builder.serve_connection(io, service).with_upgrades();
-        drive(conn, |c| c.graceful_shutdown(), &seen, limits, shutdown).await
+        let conn = builder
+            .serve_connection(TokioIo::new(io), service)
+            .with_upgrades();
+        drive(conn, |c| c.graceful_shutdown(), |_| (), &seen, limits, shutdown).await
     };
     if let Err(error) = outcome {
         tracing::debug!(%peer, %error, "connection ended");
@@ -209,7 +215,8 @@ async fn http_connection<I>(
 
 async fn drive<C>(
     conn: C,
-    stop: impl Fn(std::pin::Pin<&mut C>),
+    stop: impl Fn(Pin<&mut C>),
+    after_poll: impl Fn(&mut Context<'_>),
     seen: &AtomicBool,
     limits: &Limits,
     shutdown: CancellationToken,
@@ -218,21 +225,26 @@ where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut conn = std::pin::pin!(conn);
+    let poll = |conn: Pin<&mut C>, cx: &mut Context<'_>| {
+        let outcome = conn.poll(cx);
+        after_poll(cx);
+        outcome
+    };
     let first = tokio::time::sleep(limits.head);
     tokio::select! {
-        outcome = conn.as_mut() => return outcome,
+        outcome = poll_fn(|cx| poll(conn.as_mut(), cx)) => return outcome,
         () = shutdown.cancelled() => stop(conn.as_mut()),
         () = first => {
             if !seen.load(Ordering::Relaxed) {
                 return Ok(());
             }
             tokio::select! {
-                outcome = conn.as_mut() => return outcome,
+                outcome = poll_fn(|cx| poll(conn.as_mut(), cx)) => return outcome,
                 () = shutdown.cancelled() => stop(conn.as_mut()),
             }
         }
     }
-    conn.await
+    poll_fn(|cx| poll(conn.as_mut(), cx)).await
 }
 
 /// Small writes go out at once; the kernel, not we, finds out about dead peers.
