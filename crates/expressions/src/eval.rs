@@ -131,8 +131,9 @@ impl<'a> Run<'a, '_> {
                     return Ok(Val::Bool(items.iter().any(|known| known.equals(&item))));
                 }
                 self.budget.spend(1)?;
-                match of {
+                match &of {
                     Val::Map(_) | Val::Part(Value::Object(_), _) => Ok(Val::Bool(of.get(&item).is_some())),
+                    Val::Domains(known) => Ok(Val::Bool(known.iter().any(|(key, _)| key.equals(&item)))),
                     _ => Err(no_overload("@in")),
                 }
             }
@@ -256,7 +257,7 @@ impl<'a> Run<'a, '_> {
         };
         let key = Val::text(field);
         let found = match inner {
-            Val::Map(_) | Val::Part(Value::Object(_), _) => inner.get(&key),
+            Val::Map(_) | Val::Domains(_) | Val::Part(Value::Object(_), _) => inner.get(&key),
             _ => return Err(no_overload(field)),
         };
         if test {

@@ -15,6 +15,7 @@
 pub mod admission;
 mod compile;
 mod depth;
+pub mod device;
 mod eval;
 mod functions;
 mod lower;

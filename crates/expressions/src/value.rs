@@ -24,6 +24,8 @@ pub enum Val<'a> {
     Time(Timestamp),
     List(Arc<Vec<Val<'a>>>),
     Map(Arc<Vec<(Val<'a>, Val<'a>)>>),
+    /// A map that answers with an empty map for every key it does not have, although such a key is not in it.
+    Domains(Arc<Vec<(Val<'a>, Val<'a>)>>),
     /// An array or object where it stands, and what is known of it.
     Part(&'a Value, Type),
     Optional(Option<Arc<Val<'a>>>),
@@ -119,7 +121,7 @@ impl<'a> Val<'a> {
     /// The entries of a map.
     pub fn entries(&self) -> Option<Vec<(Val<'a>, Val<'a>)>> {
         match self {
-            Self::Map(entries) => Some(entries.as_ref().clone()),
+            Self::Map(entries) | Self::Domains(entries) => Some(entries.as_ref().clone()),
             Self::Part(Value::Object(map), ty) => {
                 let entry = |(key, value): (&'a machinery::Key, &'a Value)| {
                     (Self::text(key.as_str()), Self::of(value, &field_type(ty, key)))
@@ -136,7 +138,7 @@ impl<'a> Val<'a> {
             Self::Text(text) => text.chars().count() as u64,
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::List(items) => items.len() as u64,
-            Self::Map(entries) => entries.len() as u64,
+            Self::Map(entries) | Self::Domains(entries) => entries.len() as u64,
             Self::Part(Value::Array(items), _) => items.len() as u64,
             Self::Part(Value::Object(map), _) => map.len() as u64,
             _ => return None,
@@ -160,6 +162,10 @@ impl<'a> Val<'a> {
                 .iter()
                 .find(|(known, _)| known.equals(key))
                 .map(|(_, value)| value.clone()),
+            Self::Domains(entries) => {
+                let found = entries.iter().find(|(known, _)| known.equals(key));
+                Some(found.map_or_else(|| Self::Map(Arc::default()), |(_, value)| value.clone()))
+            }
             Self::Part(Value::Object(map), ty) => {
                 let key = key.as_str()?;
                 map.get(key).map(|value| Self::of(value, &field_type(ty, key)))
@@ -246,7 +252,7 @@ impl<'a> Val<'a> {
             Self::Time(_) => "google.protobuf.Timestamp",
             Self::List(_) | Self::Part(Value::Array(_), _) => "list",
             Self::Part(_, Type::Object(object)) => &object.name,
-            Self::Map(_) | Self::Part(..) => "map",
+            Self::Map(_) | Self::Domains(_) | Self::Part(..) => "map",
             Self::Optional(_) => "optional_type",
             Self::Type(_) => "type",
             Self::Opaque(value) => value.type_name(),
@@ -266,7 +272,7 @@ impl<'a> Val<'a> {
             Self::Duration(duration) => crate::functions::time::format_duration(*duration).into(),
             Self::Time(time) => time.to_string().into(),
             Self::List(items) => Value::Array(items.iter().map(Val::to_value).collect()),
-            Self::Map(entries) => Value::Object(
+            Self::Map(entries) | Self::Domains(entries) => Value::Object(
                 entries
                     .iter()
                     .map(|(key, value)| (crate::functions::strings::display(key), value.to_value()))

@@ -5,10 +5,15 @@ use crate::types::Type;
 use crate::value::{Opaque, Val};
 use machinery::quantity::{Format, Quantity};
 
-const NAME: &str = "kubernetes.Quantity";
+pub(crate) const NAME: &str = "kubernetes.Quantity";
 
 #[derive(Debug)]
 struct Value(Quantity);
+
+/// A quantity as a value.
+pub(crate) fn value<'a>(quantity: Quantity) -> Val<'a> {
+    opaque(Value(quantity))
+}
 
 type Run = for<'a> fn(&[Val<'a>]) -> Result<Val<'a>, String>;
 

@@ -5,7 +5,7 @@ use crate::types::Type;
 use crate::value::{Opaque, Val};
 use std::cmp::Ordering;
 
-const NAME: &str = "kubernetes.Semver";
+pub(crate) const NAME: &str = "kubernetes.Semver";
 
 /// A version: three numbers, what comes before the release, and what was built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +87,11 @@ pub(crate) const ALL: &[Function] = &[
 ];
 
 /// With `normalize` a leading `v`, missing numbers and leading zeros are forgiven.
+/// A version as a value.
+pub(crate) fn version<'a>(text: &str) -> Result<Val<'a>, String> {
+    parse(text, false).map(opaque)
+}
+
 fn parse(text: &str, normalize: bool) -> Result<Version, String> {
     let wrong = || format!("invalid semver: {text}");
     let rest = if normalize {

@@ -309,18 +309,20 @@ pub(crate) fn display(value: &Val<'_>) -> String {
         Val::Opaque(value) => value.text(),
         Val::Optional(None) => "optional.none()".to_owned(),
         Val::Optional(Some(inner)) => format!("optional({})", display(inner)),
-        Val::List(_) | Val::Map(_) | Val::Part(..) => match (value.items(), value.entries()) {
-            (Some(items), _) => format!("[{}]", items.iter().map(display).collect::<Vec<_>>().join(", ")),
-            (_, Some(entries)) => {
-                let mut entries: Vec<String> = entries
-                    .iter()
-                    .map(|(key, value)| format!("{}: {}", display(key), display(value)))
-                    .collect();
-                entries.sort_unstable();
-                format!("{{{}}}", entries.join(", "))
+        Val::List(_) | Val::Map(_) | Val::Domains(_) | Val::Part(..) => {
+            match (value.items(), value.entries()) {
+                (Some(items), _) => format!("[{}]", items.iter().map(display).collect::<Vec<_>>().join(", ")),
+                (_, Some(entries)) => {
+                    let mut entries: Vec<String> = entries
+                        .iter()
+                        .map(|(key, value)| format!("{}: {}", display(key), display(value)))
+                        .collect();
+                    entries.sort_unstable();
+                    format!("{{{}}}", entries.join(", "))
+                }
+                _ => String::new(),
             }
-            _ => String::new(),
-        },
+        }
     }
 }
 
