@@ -3,6 +3,7 @@
 //! Upstream's order: drop what went, change what stayed where it is, fill slices that are written anyway, then the
 //! one that fits best, then new ones.
 
+use super::topology::{self, Shares};
 use crate::owner::controller_ref;
 use crate::pods::{is_ready, is_terminating};
 use crate::service_pods::{
@@ -30,6 +31,15 @@ pub(super) struct Plan {
     pub(super) delete: Vec<Arc<EndpointSlice>>,
     /// Pods whose node is not known yet.
     pub(super) nodeless: Vec<String>,
+    /// What to tell the Service's owner about its hints.
+    pub(super) hints: Vec<Notice>,
+}
+
+/// How a Service stands with topology aware hints, for one family of addresses.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    Enabled(String),
+    Disabled(String),
 }
 
 /// Gives a node's zone; the outer `None` when the node is unknown.
@@ -40,6 +50,7 @@ pub(super) fn plan(
     pods: &[Arc<Pod>],
     existing: &[Arc<EndpointSlice>],
     zone_of: &ZoneOf<'_>,
+    shares: Option<&Shares>,
 ) -> Plan {
     let families = families(service);
     let mut plan = Plan::default();
@@ -53,7 +64,7 @@ pub(super) fn plan(
             .filter(|s| s.address_type == family)
             .cloned()
             .collect();
-        plan_family(service, pods, &of_family, family, zone_of, &mut plan);
+        plan_family(service, pods, &of_family, family, zone_of, shares, &mut plan);
     }
     plan.delete.extend(strangers);
     recycle(&mut plan, service);
@@ -102,6 +113,7 @@ fn plan_family(
     existing: &[Arc<EndpointSlice>],
     family: &'static str,
     zone_of: &ZoneOf<'_>,
+    shares: Option<&Shares>,
     plan: &mut Plan,
 ) {
     let mut wanted: Vec<(Vec<EndpointPort>, Vec<Endpoint>)> = Vec::new();
@@ -129,6 +141,8 @@ fn plan_family(
             wanted[at].1.push(endpoint);
         }
     }
+    plan.hints
+        .extend(assign_hints(service, &mut wanted, existing, family, shares));
     let before = (plan.create.len(), plan.delete.len());
     for (ports, offered) in &wanted {
         let of_ports: Vec<_> = existing
@@ -152,6 +166,34 @@ fn plan_family(
             }
             _ => plan.create.push(placeholder),
         }
+    }
+}
+
+/// Gives endpoints hints by their zones' shares, if the Service asks for that; what changed by it.
+fn assign_hints(
+    service: &Service,
+    wanted: &mut [(Vec<EndpointPort>, Vec<Endpoint>)],
+    existing: &[Arc<EndpointSlice>],
+    family: &str,
+    shares: Option<&Shares>,
+) -> Option<Notice> {
+    let before: Vec<&Endpoint> = existing.iter().flat_map(|s| endpoints(s)).collect();
+    let had = before.iter().any(|e| topology::hinted(e).is_some());
+    let Some(shares) = shares else {
+        let other = service
+            .spec
+            .as_ref()
+            .is_some_and(|s| s.traffic_distribution.is_some());
+        let message = format!("Topology Aware Hints has been disabled, addressType: {family}");
+        return (had && !other).then_some(Notice::Disabled(message));
+    };
+    let mut all: Vec<&mut Endpoint> = wanted.iter_mut().flat_map(|(_, endpoints)| endpoints).collect();
+    match topology::assign(&mut all, &before, shares) {
+        Ok(()) if had => None,
+        Ok(()) => Some(Notice::Enabled(format!(
+            "Topology Aware Hints has been enabled, addressType: {family}"
+        ))),
+        Err(why) => Some(Notice::Disabled(format!("{why}, addressType: {family}"))),
     }
 }
 
@@ -407,7 +449,7 @@ mod tests {
     /// Carries plans out until there is nothing to do; what was written, and the sizes of the slices.
     fn settle(service: &Service, pods: &[Arc<Pod>], slices: &mut Vec<Arc<EndpointSlice>>) -> [usize; 3] {
         let zone = |_: &str| Some(Some("z".to_owned()));
-        let first = plan(service, pods, slices, &zone);
+        let first = plan(service, pods, slices, &zone, None);
         let counts = [first.create.len(), first.update.len(), first.delete.len()];
         for (at, mut slice) in first.create.into_iter().enumerate() {
             slice.metadata.name = Some(format!("s{}-{at}", slices.len()));
@@ -421,7 +463,7 @@ mod tests {
             slices[at] = Arc::new(slice);
         }
         slices.retain(|s| !first.delete.iter().any(|d| d.metadata.name == s.metadata.name));
-        let again = plan(service, pods, slices, &zone);
+        let again = plan(service, pods, slices, &zone, None);
         assert!(
             again.create.is_empty() && again.update.is_empty() && again.delete.is_empty(),
             "settled: {again:?}"
@@ -462,6 +504,34 @@ mod tests {
         assert_eq!(unready.count(), 1);
         settle(&service, &[], &mut slices);
         assert_eq!(sizes(&slices), [0]);
+    }
+
+    #[test]
+    fn hints_come_and_go_with_the_wish_and_settle() {
+        let mut service = service();
+        let pods: Vec<_> = (0..4).map(|n| pod(n, true)).collect();
+        let shares = Some(BTreeMap::from([("y".to_owned(), 0.5), ("z".to_owned(), 0.5)]));
+        let zone = |_: &str| Some(Some("z".to_owned()));
+        let first = plan(&service, &pods, &[], &zone, Some(&shares));
+        let given = |slice: &EndpointSlice, zone: &str| {
+            endpoints(slice)
+                .iter()
+                .filter(|e| topology::hinted(e) == Some(zone))
+                .count()
+        };
+        assert_eq!(["y", "z"].map(|z| given(&first.create[0], z)), [2, 2]);
+        let enabled = "Topology Aware Hints has been enabled, addressType: IPv4";
+        assert_eq!(first.hints, [Notice::Enabled(enabled.to_owned())]);
+        let slices: Vec<_> = first.create.into_iter().map(Arc::new).collect();
+        let again = plan(&service, &pods, &slices, &zone, Some(&shares));
+        assert!(again.update.is_empty() && again.hints.is_empty(), "{again:?}");
+        let off = plan(&service, &pods, &slices, &zone, None);
+        assert_eq!(["y", "z"].map(|z| given(&off.update[0], z)), [0, 0]);
+        let disabled = "Topology Aware Hints has been disabled, addressType: IPv4";
+        assert_eq!(off.hints, [Notice::Disabled(disabled.to_owned())]);
+        service.spec.as_mut().expect("spec").traffic_distribution = Some("PreferSameZone".to_owned());
+        let few = plan(&service, &pods[..1], &slices, &zone, Some(&shares));
+        assert_eq!(["y", "z"].map(|z| given(&few.update[0], z)), [0, 0]);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! The EndpointSlice controller: writes down the pods behind a Service, a hundred to a slice.
-//!
-//! Not here yet: topology-aware hints by the share of CPUs (`service.kubernetes.io/topology-mode: Auto`).
 
 mod decide;
+mod topology;
 
 use crate::context::Context;
 use crate::pods::message_of;
@@ -12,14 +11,14 @@ use client::events::reference;
 use client::informer::{Index, by_namespace};
 use client::{Event, Informer, ObjectKey, Outcome};
 use compact_str::{CompactString, format_compact};
-use decide::{MANAGED_BY, MANAGER, SERVICE_LABEL};
+use decide::{MANAGED_BY, MANAGER, Notice, SERVICE_LABEL};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, PostParams};
 use std::sync::Arc;
+use topology::ZONE;
 
-const ZONE: &str = "topology.kubernetes.io/zone";
 const WORKERS: usize = 5;
 
 struct Shell {
@@ -74,11 +73,16 @@ async fn run(context: Context) {
     let (adds, all) = (queue.clone(), services.clone());
     nodes.subscribe(move |event| {
         let zone = |node: &Node| node.metadata.labels.as_ref().and_then(|l| l.get(ZONE)).cloned();
-        if let Event::Updated { old, new } = event
-            && zone(old) != zone(new)
-        {
-            all.list().iter().for_each(|s| adds.add(ObjectKey::of(&**s)));
-        }
+        let moved = matches!(event, Event::Updated { old, new } if zone(old) != zone(new));
+        let weighs = |node: &Node| (zone(node).is_some(), topology::weight(node));
+        let counts = match event {
+            Event::Updated { old, new } => weighs(old) != weighs(new),
+            Event::Added(_) | Event::Deleted(_) => true,
+        };
+        let concerned = |s: &Service| moved || counts && topology::is_wanted(s);
+        let services = all.list();
+        let concerned = services.iter().filter(|s| concerned(s));
+        concerned.for_each(|s| adds.add(ObjectKey::of(&**s)));
     });
     let shell = Arc::new(Shell {
         slices_by_service: slices.index("service", by_service),
@@ -121,7 +125,20 @@ impl Shell {
             let node = self.nodes.find("", name)?;
             Some(node.metadata.labels.as_ref().and_then(|l| l.get(ZONE)).cloned())
         };
-        let plan = decide::plan(&service, &pods, &slices, &zone_of);
+        let shares = topology::is_wanted(&service).then(|| topology::shares(&self.nodes.list()));
+        let plan = decide::plan(&service, &pods, &slices, &zone_of, shares.as_ref());
+        for notice in &plan.hints {
+            let about = reference(&*service);
+            let recorder = &self.context.recorder;
+            match notice {
+                Notice::Enabled(message) => {
+                    recorder.normal(&about, "TopologyAwareHintsEnabled", message.clone());
+                }
+                Notice::Disabled(message) => {
+                    recorder.warning(&about, "TopologyAwareHintsDisabled", message.clone());
+                }
+            }
+        }
         let retry = !plan.nodeless.is_empty();
         if let Err(error) = self.carry_out(key, &service, plan).await {
             if error.is_namespace_terminating() {
