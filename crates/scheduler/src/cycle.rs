@@ -22,6 +22,8 @@ pub(crate) type Filters = Vec<(&'static str, Box<dyn Filter>)>;
 pub(crate) struct Unfit {
     pub(crate) diagnosis: Diagnosis,
     pub(crate) filters: Filters,
+    /// Why the question could not be answered: then nothing can be done about it.
+    pub(crate) error: Option<String>,
 }
 
 /// Decides for one pod after the other. Holds where the last search stopped, so that searches that do not look at
@@ -64,6 +66,7 @@ impl Algorithm {
             return Err(Box::new(Unfit {
                 diagnosis,
                 filters: Vec::new(),
+                error: None,
             }));
         }
         let (filters, only) = match self.pre_filter(pod, snapshot) {
@@ -74,6 +77,7 @@ impl Algorithm {
                 return Err(Box::new(Unfit {
                     diagnosis,
                     filters: Vec::new(),
+                    error: None,
                 }));
             }
         };
@@ -85,8 +89,22 @@ impl Algorithm {
             return Ok(Arc::clone(node));
         }
         let feasible = self.find_feasible(pod, snapshot, nominated, &filters, only.as_ref(), &mut diagnosis);
+        let failed = diagnosis.rejections.iter().find(|(_, _, r)| r.error);
+        let error = failed.map(|(_, plugin, r)| {
+            let why = r.reasons.join(", ");
+            format!("running {plugin:?} filter plugin: {why}")
+        });
         match feasible.len() {
-            0 => Err(Box::new(Unfit { diagnosis, filters })),
+            _ if error.is_some() => Err(Box::new(Unfit {
+                diagnosis,
+                filters,
+                error,
+            })),
+            0 => Err(Box::new(Unfit {
+                diagnosis,
+                filters,
+                error,
+            })),
             1 => Ok(Arc::clone(&feasible[0])),
             _ => Ok(self.best(pod, snapshot, &feasible)),
         }
@@ -172,8 +190,12 @@ impl Algorithm {
             match judge(filters, pod, &snapshot.nodes[at], nominated) {
                 Ok(()) => feasible.push(Arc::clone(&snapshot.nodes[at])),
                 Err((plugin, rejection)) => {
+                    let error = rejection.error;
                     diagnosis.blame(plugin);
                     diagnosis.rejections.push((at, plugin, rejection));
+                    if error {
+                        break;
+                    }
                 }
             }
             if feasible.len() >= wanted {

@@ -90,6 +90,7 @@ mod tests {
             ..Diagnosis::default()
         };
         let many = Rejection {
+            error: false,
             resolvable: true,
             reasons: vec!["Insufficient cpu".into(), "Too many pods".into()],
         };

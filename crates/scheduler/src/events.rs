@@ -1,11 +1,13 @@
 //! From what the informers say to what the cache and the queue should know.
 
 use crate::cache::Cache;
+use crate::devices::claims;
 use crate::framework::ClusterEvent;
 use crate::pod_info::PodInfo;
 use crate::queue::SchedulingQueue;
 use client::Event;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, PodResourceClaimStatus};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -82,7 +84,9 @@ impl Ears {
                     return;
                 }
                 let gated = !(self.may_enqueue)(&info);
-                let changed = old.is_some_and(|o| o.spec != pod.spec || labels_differ(Some(o), pod));
+                let changed = old.is_some_and(|o| {
+                    o.spec != pod.spec || labels_differ(Some(o), pod) || generated(o) != generated(pod)
+                });
                 self.queue.put(info, gated, changed);
             }
             Role::Nothing => {}
@@ -98,6 +102,33 @@ impl Ears {
         };
         if removed.is_some() {
             self.queue.wake(ClusterEvent::PodDeleted);
+        }
+    }
+
+    /// A claim may be what a pod was waiting for, or give its devices back. One that was made for a pod concerns the
+    /// others only when it gives its devices back.
+    pub(crate) fn claim(&self, event: &Event<ResourceClaim>) {
+        let frees = match event {
+            Event::Added(_) => false,
+            Event::Updated { old, new } if old.status == new.status => return,
+            Event::Updated { old, new } => claims::is_allocated(old) && !claims::is_allocated(new),
+            Event::Deleted(claim) => claims::is_allocated(claim),
+        };
+        let claim = event.object();
+        let gone = matches!(event, Event::Deleted(_));
+        let mut owners = claim.metadata.owner_references.iter().flatten();
+        let owner = owners.find(|o| o.controller == Some(true) && o.kind == "Pod");
+        match owner {
+            Some(pod) if !gone => {
+                let namespace = claim.metadata.namespace.as_deref().unwrap_or("");
+                let key = client::ObjectKey::new(namespace, &pod.name);
+                self.queue.ungate(Some(&key), &*self.may_enqueue);
+            }
+            None if !gone => self.queue.ungate(None, &*self.may_enqueue),
+            _ => {}
+        }
+        if frees || !gone && owner.is_none() {
+            self.queue.wake(ClusterEvent::Devices);
         }
     }
 
@@ -138,6 +169,11 @@ fn matters(old: &Pod, new: &Pod) -> bool {
         || old.metadata.labels != new.metadata.labels
         || old.metadata.deletion_timestamp.is_some() != new.metadata.deletion_timestamp.is_some()
         || resources(old) != resources(new)
+}
+
+/// The claims that were made for the pod.
+fn generated(pod: &Pod) -> Option<&Vec<PodResourceClaimStatus>> {
+    pod.status.as_ref()?.resource_claim_statuses.as_ref()
 }
 
 fn labels_differ(old: Option<&Arc<Pod>>, new: &Pod) -> bool {

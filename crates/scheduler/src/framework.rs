@@ -20,6 +20,8 @@ pub const MAX_NODE_SCORE: i64 = 100;
 pub struct Rejection {
     /// Whether removing pods from the node could change it.
     pub resolvable: bool,
+    /// Whether the question could not be answered at all: then no other node is asked.
+    pub error: bool,
     pub reasons: Vec<Cow<'static, str>>,
 }
 
@@ -27,6 +29,7 @@ impl Rejection {
     pub fn unschedulable(reason: impl Into<Cow<'static, str>>) -> Self {
         Self {
             resolvable: true,
+            error: false,
             reasons: vec![reason.into()],
         }
     }
@@ -34,7 +37,15 @@ impl Rejection {
     pub fn unresolvable(reason: impl Into<Cow<'static, str>>) -> Self {
         Self {
             resolvable: false,
+            error: false,
             reasons: vec![reason.into()],
+        }
+    }
+
+    pub fn error(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            error: true,
+            ..Self::unresolvable(reason)
         }
     }
 }
@@ -64,7 +75,24 @@ pub trait Filter: Send + Sync {
     /// What if this pod were not on that node? `node` has it no more.
     fn remove_pod(&mut self, _pod: &PodInfo, _node: &NodeInfo) {}
 
+    /// What can be done for a pod that fits nowhere, before others have to go for it.
+    fn post_filter(&self) -> Option<PostFilter> {
+        None
+    }
+
     fn boxed_clone(&self) -> Box<dyn Filter>;
+}
+
+/// What a plugin does for a pod that fits nowhere, and what is said of it.
+pub struct PostFilter {
+    pub message: &'static str,
+    pub act: Option<BoxFuture<'static, ()>>,
+}
+
+impl PostFilter {
+    pub fn said(message: &'static str) -> Self {
+        Self { message, act: None }
+    }
 }
 
 /// Rates nodes for one pod.
@@ -79,6 +107,11 @@ pub trait Score: Send + Sync {
 pub trait PreBind: Send + Sync {
     /// The error says why the pod cannot be bound after all.
     fn pre_bind(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Takes back what was written; the pod will not be bound this time.
+    fn unreserve(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// What happened that may make a pod schedulable.
@@ -98,6 +131,8 @@ pub enum ClusterEvent {
     PodItself,
     Namespace,
     Storage,
+    /// Claims for devices, their classes, or what devices there are.
+    Devices,
 }
 
 /// One scheduler plugin.
@@ -125,6 +160,11 @@ pub trait Plugin: Send + Sync {
         _snapshot: &Snapshot,
         _feasible: &[Arc<NodeInfo>],
     ) -> Option<Box<dyn Score>> {
+        None
+    }
+
+    /// What it says of a pod that fits nowhere and that it did not judge nodes for.
+    fn post_filter(&self) -> Option<&'static str> {
         None
     }
 

@@ -14,12 +14,12 @@
 //! **Invariant:** a decided pod is assumed in the cache before the next pod is looked at.
 //! **Invariant:** nothing here waits on the API inside a cycle.
 //!
-//! Not here yet: several profiles, extenders, dynamic resources, gang scheduling, volume limits and zones,
-//! late volume binding.
+//! Not here yet: several profiles, extenders, gang scheduling.
 
 mod bind;
 mod cache;
 mod cycle;
+mod devices;
 mod diagnosis;
 mod events;
 pub mod framework;

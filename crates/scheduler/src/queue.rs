@@ -254,6 +254,33 @@ impl SchedulingQueue {
         self.changed.notify_one();
     }
 
+    /// Lets pods in that may be tried now: this one, or any.
+    pub(crate) fn ungate(&self, pod: Option<&ObjectKey>, may_enqueue: &dyn Fn(&PodInfo) -> bool) {
+        let mut state = self.state.lock();
+        let one = pod.and_then(|key| state.pods.get(key));
+        let all = state.pods.values().filter(|_| pod.is_none());
+        let gated = one
+            .into_iter()
+            .chain(all)
+            .filter(|q| matches!(q.place, Place::Gated));
+        let mut free: Vec<(u64, ObjectKey)> = gated
+            .filter(|q| may_enqueue(&q.info))
+            .map(|q| (q.order, q.info.key.clone()))
+            .collect();
+        if free.is_empty() {
+            return;
+        }
+        free.sort_unstable_by_key(|(order, _)| *order);
+        for (_, key) in free {
+            if let Some(mut queued) = state.remove(&key) {
+                queued.place = queued.after_backoff();
+                state.insert(key, queued);
+            }
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
     pub(crate) fn nominated(&self) -> Nominated {
         Arc::clone(&self.state.lock().nominated)
     }
@@ -476,6 +503,15 @@ mod tests {
         assert!(queue.try_pop().is_none());
         queue.put(with_priority("a", 0), false, true);
         assert_eq!(name(&queue).await, "a");
+        queue.put(with_priority("b", 0), true, false);
+        queue.put(with_priority("c", 0), true, false);
+        queue.ungate(Some(&ObjectKey::new("d", "c")), &|_| true);
+        queue.ungate(None, &|_| false);
+        assert_eq!(name(&queue).await, "c");
+        assert!(queue.try_pop().is_none());
+        queue.ungate(None, &|_| true);
+        assert_eq!(name(&queue).await, "b");
+        assert!(queue.delete(&ObjectKey::new("d", "b")) && queue.delete(&ObjectKey::new("d", "c")));
         assert!(queue.delete(&ObjectKey::new("d", "a")));
         assert_eq!(queue.len(), 0);
     }

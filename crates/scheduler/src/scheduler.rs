@@ -13,6 +13,7 @@ use crate::snapshot::Snapshot;
 use client::{Event, Informer, Informers, Recorder, Source};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSINode, CSIStorageCapacity, StorageClass};
 use machinery::clock::Clock;
 use parking_lot::Mutex;
@@ -67,6 +68,7 @@ pub struct Scheduler {
     hands: Hands,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
+    claims: Informer<ResourceClaim>,
     budgets: Informer<PodDisruptionBudget>,
     random: SmallRng,
 }
@@ -74,9 +76,16 @@ pub struct Scheduler {
 impl Scheduler {
     /// Subscribes to the informers. Must be called inside a tokio runtime.
     pub fn new(options: Options) -> Self {
+        let source = Source::Series {
+            instance: format!("{}-{}", options.scheduler_name, options.host),
+            controller: options.scheduler_name.clone(),
+        };
+        let recorder = Recorder::new(options.client.clone(), source, Arc::clone(&options.clock));
         let context = plugins::Context {
             informers: options.informers.clone(),
             client: options.client.clone(),
+            recorder: recorder.clone(),
+            clock: Arc::clone(&options.clock),
         };
         let plugins: Vec<Arc<dyn Plugin>> = plugins::ALL.iter().map(|(_, make)| make(&context)).collect();
         let hinting = plugins.clone();
@@ -96,17 +105,18 @@ impl Scheduler {
         let (nodes, pods) = (options.informers.get::<Node>(), options.informers.get::<Pod>());
         let hears = Arc::clone(&ears);
         nodes.subscribe(move |event| hears.node(event));
-        pods.subscribe(move |event| ears.pod(event));
+        let hears = Arc::clone(&ears);
+        pods.subscribe(move |event| hears.pod(event));
+        let claims = options.informers.get::<ResourceClaim>();
+        claims.subscribe(move |event| ears.claim(event));
+        wake_on::<DeviceClass>(&options.informers, &queue, ClusterEvent::Devices);
+        wake_on::<ResourceSlice>(&options.informers, &queue, ClusterEvent::Devices);
         wake_on::<Namespace>(&options.informers, &queue, ClusterEvent::Namespace);
         wake_on::<PersistentVolumeClaim>(&options.informers, &queue, ClusterEvent::Storage);
         wake_on::<PersistentVolume>(&options.informers, &queue, ClusterEvent::Storage);
         wake_on::<StorageClass>(&options.informers, &queue, ClusterEvent::Storage);
         wake_on::<CSINode>(&options.informers, &queue, ClusterEvent::Storage);
         wake_on::<CSIStorageCapacity>(&options.informers, &queue, ClusterEvent::Storage);
-        let source = Source::Series {
-            instance: format!("{}-{}", options.scheduler_name, options.host),
-            controller: options.scheduler_name,
-        };
         Self {
             algorithm: Algorithm::new(
                 plugins,
@@ -116,12 +126,13 @@ impl Scheduler {
             cache,
             queue,
             hands: Hands {
-                recorder: Recorder::new(options.client.clone(), source, Arc::clone(&options.clock)),
+                recorder,
                 client: options.client,
                 clock: options.clock,
             },
             nodes,
             pods,
+            claims,
             budgets: options.informers.get(),
             random: SmallRng::seed_from_u64(options.seed.wrapping_add(1)),
         }
@@ -132,7 +143,12 @@ impl Scheduler {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = async { self.nodes.synced().await; self.pods.synced().await } => {}
+            () = async {
+                self.nodes.synced().await;
+                self.pods.synced().await;
+                // A claim that is not known yet holds devices that must not be given to another.
+                self.claims.synced().await;
+            } => {}
         }
         let permits = Arc::new(Semaphore::new(IN_FLIGHT));
         let mut snapshot = Snapshot::default();
@@ -194,6 +210,11 @@ impl Scheduler {
                         let done = hands.bind(&pod, &name).await;
                         bound = done.map_err(|error| format!("binding rejected: {error}"));
                     }
+                    if bound.is_err() {
+                        for step in before.iter().rev() {
+                            step.unreserve().await;
+                        }
+                    }
                     drop(before);
                     if let Err(message) = bound {
                         binding_failed(&hands, &cache, &queue, &pods, pod, &message).await;
@@ -218,6 +239,15 @@ impl Scheduler {
     fn no_fit(&mut self, pod: Arc<PodInfo>, unfit: Unfit, snapshot: &Snapshot) {
         let mut unfit = unfit;
         let mut promise = None;
+        if let Some(message) = unfit.error.take() {
+            self.queue.fail(&pod, Vec::new());
+            let hands = self.hands.clone();
+            tokio::spawn(async move {
+                hands.report_failure(&pod, "SchedulerError", &message, None).await;
+            });
+            return;
+        }
+        let said = self.post_filter(&unfit);
         if unfit.diagnosis.nodes > 0 && unfit.diagnosis.pre_filter.is_none() {
             let start = self.random.random_range(0..snapshot.nodes.len());
             let now = self.hands.clock.now();
@@ -229,7 +259,8 @@ impl Scheduler {
                     tokio::spawn(async move { hands.evict(&preemptor, &plan).await });
                 }
                 Err(message) => {
-                    unfit.diagnosis.post_filter = format!("preemption: {message}");
+                    let said = said.map_or_else(String::new, |said| format!("{said}, "));
+                    unfit.diagnosis.post_filter = format!("{said}preemption: {message}");
                     if pod.nominated_node().is_some() && !message.starts_with("not eligible") {
                         promise = Some(String::new());
                         self.queue.nominate(&pod, None);
@@ -246,6 +277,29 @@ impl Scheduler {
                 .report_failure(&pod, "Unschedulable", &message, promise.as_deref())
                 .await;
         });
+    }
+}
+
+impl Scheduler {
+    /// Lets the plugins do what they can for a pod that fits nowhere; what they say of it.
+    fn post_filter(&self, unfit: &Unfit) -> Option<String> {
+        if unfit.diagnosis.nodes == 0 || unfit.diagnosis.pre_filter.is_some() {
+            return None;
+        }
+        let mut said = Vec::new();
+        for plugin in &self.algorithm.plugins {
+            let filter = unfit.filters.iter().find(|(name, _)| *name == plugin.name());
+            match filter.and_then(|(_, filter)| filter.post_filter()) {
+                Some(done) => {
+                    said.push(done.message);
+                    if let Some(act) = done.act {
+                        tokio::spawn(act);
+                    }
+                }
+                None => said.extend(plugin.post_filter()),
+            }
+        }
+        (!said.is_empty()).then(|| said.join(", "))
     }
 }
 

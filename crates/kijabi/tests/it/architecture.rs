@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("controllers", &["machinery", "client", "resources"]),
-    ("scheduler", &["machinery", "client"]),
+    ("scheduler", &["machinery", "client", "expressions"]),
     (
         "kubelet",
         &[

@@ -1,5 +1,6 @@
 //! The scheduler's plugins: one file each, and the one list of them in upstream's order.
 
+pub mod dynamic_resources;
 pub mod image_locality;
 pub mod inter_pod_affinity;
 pub mod node_affinity;
@@ -17,13 +18,16 @@ pub mod volume_restrictions;
 pub mod volume_zone;
 
 use crate::framework::Plugin;
-use client::Informers;
+use client::{Informers, Recorder};
+use machinery::clock::Clock;
 use std::sync::Arc;
 
 /// What a plugin may read besides the snapshot.
 pub struct Context {
     pub informers: Informers,
     pub client: kube::Client,
+    pub recorder: Recorder,
+    pub clock: Arc<dyn Clock>,
 }
 
 type Make = fn(&Context) -> Arc<dyn Plugin>;
@@ -64,6 +68,9 @@ pub(crate) const ALL: &[(&str, Make)] = &[
     }),
     (inter_pod_affinity::NAME, |c| {
         Arc::new(inter_pod_affinity::InterPodAffinity::new(&c.informers))
+    }),
+    (dynamic_resources::NAME, |c| {
+        Arc::new(dynamic_resources::DynamicResources::new(c))
     }),
     (node_resources_balanced_allocation::NAME, |_| {
         Arc::new(node_resources_balanced_allocation::NodeResourcesBalancedAllocation)

@@ -89,6 +89,7 @@ impl Filter for Fit {
             return Ok(());
         }
         Err(Rejection {
+            error: false,
             resolvable,
             reasons: lacking,
         })

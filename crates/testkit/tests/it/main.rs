@@ -1,6 +1,7 @@
 //! The scheduler and the controllers on the real API server, on virtual time.
 
 mod collection;
+mod devices;
 mod idle;
 mod nodes;
 mod scheduling;

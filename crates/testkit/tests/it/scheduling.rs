@@ -34,7 +34,7 @@ async fn a_pod_waits_until_a_node_has_room() {
     cluster
         .create::<Pod>("default", pod("big", "40", json!({})))
         .await;
-    let message = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+    let message = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: \
          1 Preemption is not helpful for scheduling.";
     until_said(&cluster, "big", message).await;
     let events = cluster.api::<Event>("default");
