@@ -42,14 +42,18 @@ pub fn message(threshold: &Threshold, observed: &Observations, pod: &Pod, usage:
     let resource = threshold.signal.resource();
     let mut text = format!("The node was low on resource: {resource}. ");
     if let Some(seen) = observed.get(&threshold.signal) {
+        // Inodes and process ids are counted, not weighed.
+        let counted = matches!(resource, "inodes" | "pids");
         let least = match threshold.least {
+            Amount::Bytes(count) if counted => count.to_string(),
             Amount::Bytes(bytes) => show(bytes),
             Amount::Percent(_) => show(threshold.least.of(seen.capacity)),
         };
-        text.push_str(&format!(
-            "Threshold quantity: {least}, available: {}. ",
-            kibi(seen.available)
-        ));
+        let available = match counted {
+            true => seen.available.to_string(),
+            false => kibi(seen.available),
+        };
+        text.push_str(&format!("Threshold quantity: {least}, available: {available}. "));
     }
     if resource == "memory" || resource == "ephemeral-storage" {
         for (name, used) in usage.map(|u| u.containers.as_slice()).unwrap_or_default() {
@@ -158,6 +162,19 @@ mod tests {
             text,
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 51200Ki. \
              Container c was using 4096Ki, request is 1Mi, has larger consumption of memory. "
+        );
+        let threshold = Threshold::hard(Signal::PidAvailable, Amount::Bytes(2048));
+        let observed = Observations::from([(
+            Signal::PidAvailable,
+            Seen {
+                available: 1500,
+                capacity: 4096,
+            },
+        )]);
+        let text = message(&threshold, &observed, &pod("many", "1Mi", 0), None);
+        assert_eq!(
+            text,
+            "The node was low on resource: pids. Threshold quantity: 2048, available: 1500. "
         );
     }
 }
