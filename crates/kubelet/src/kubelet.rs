@@ -195,6 +195,7 @@ impl Kubelet {
         );
         self.spawn(registry.follow());
         self.spawn(devices::server::serve(node.devices.clone()));
+        self.spawn(devices::pod_resources::serve(node.clone(), workers.clone()));
         let reporter = Reporter::new(node.clone(), workers.clone(), node_changed.clone());
         self.spawn(reporter.run(nodes));
         self.spawn(lease::renew(node.clone()));

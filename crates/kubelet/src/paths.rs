@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 ///                          /etc-hosts
 /// <root>/kubelet/plugins_registry/<plugin>.sock         plugins make themselves known
 /// <root>/kubelet/device-plugins/kubelet.sock            device plugins register
+/// <root>/kubelet/pod-resources/kubelet.sock             who holds which devices is told
 /// <root>/kubelet/plugins/kubernetes.io/csi/<driver>/<volume>/globalmount
 /// <root>/log/pods/<namespace>_<name>_<uid>/<container>/<n>.log
 /// ```
@@ -76,9 +77,19 @@ impl Paths {
         self.root.join("kubelet/device-plugins")
     }
 
+    /// Where it is told who holds which devices.
+    pub fn pod_resources(&self) -> PathBuf {
+        self.root.join("kubelet/pod-resources")
+    }
+
     /// Where volumes of storage drivers are staged.
     pub fn csi_staging(&self) -> PathBuf {
         self.root.join("kubelet/plugins/kubernetes.io/csi")
+    }
+
+    /// Containers that were written down.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.root.join("kubelet/checkpoints")
     }
 
     pub fn seccomp(&self) -> PathBuf {

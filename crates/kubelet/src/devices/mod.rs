@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod endpoint;
+pub mod pod_resources;
 pub mod server;
 pub mod state;
 

@@ -8,6 +8,8 @@ use machinery::clock::SystemClock;
 use plugins::device as api;
 use plugins::device::device_plugin_server::{DevicePlugin, DevicePluginServer};
 use plugins::device::registration_client::RegistrationClient;
+use plugins::pod_resources::pod_resources_lister_client::PodResourcesListerClient;
+use plugins::pod_resources::{AllocatableResourcesRequest, GetPodResourcesRequest, ListPodResourcesRequest};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -162,6 +164,37 @@ async fn devices_are_counted_given_and_remembered() {
         (1, "/dev/gpu")
     );
     assert_eq!(*gpus.started.lock(), ["b"]);
+
+    let socket = world.dir.path().join("kubelet/pod-resources/kubelet.sock");
+    let channel = plugins::connect(&socket.to_string_lossy()).await.unwrap();
+    let mut holders = PodResourcesListerClient::new(channel);
+    let list = holders
+        .list(ListPodResourcesRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let told = &list.pod_resources[0];
+    assert_eq!(
+        (told.name.as_str(), told.containers[0].name.as_str()),
+        ("first", "a")
+    );
+    let given = &told.containers[0].devices[0];
+    assert_eq!(
+        (given.resource_name.as_str(), given.device_ids.as_slice()),
+        (RESOURCE, &["b".to_owned()][..])
+    );
+    let all = holders
+        .get_allocatable_resources(AllocatableResourcesRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(all.devices.len(), 2);
+    let missing = GetPodResourcesRequest {
+        pod_name: "nobody".to_owned(),
+        pod_namespace: "default".to_owned(),
+    };
+    let refused = holders.get(missing).await.unwrap_err();
+    assert_eq!(refused.message(), "pod nobody in namespace default not found");
 
     // A kubelet that starts anew knows who holds what; plugins register again.
     kubelet.stop().await;
