@@ -75,6 +75,18 @@ impl Error {
         move |source| Self::Kernel { operation, source }
     }
 
+    /// A refusal of the runtime as upstream's client prints it; other errors in full.
+    pub fn rpc_text(&self) -> String {
+        match self {
+            Self::Runtime { status, .. } => {
+                let code = format!("{:?}", status.code());
+                let code = if code == "Ok" { "OK".to_owned() } else { code };
+                format!("rpc error: code = {code} desc = {}", status.message())
+            }
+            other => other.full(),
+        }
+    }
+
     /// The error with its causes, for a message a person reads.
     pub fn full(&self) -> String {
         let mut text = self.to_string();

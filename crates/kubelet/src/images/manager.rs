@@ -206,7 +206,7 @@ impl ImageManager {
             match self.runtime.pull_image(spec.clone(), auth, sandbox.clone()).await {
                 Ok(image_ref) => return Ok(image_ref),
                 Err(error) => {
-                    let text = rpc_text(&error);
+                    let text = error.rpc_text();
                     if !errors.contains(&text) {
                         errors.push(text);
                     }
@@ -226,18 +226,6 @@ impl ImageManager {
             self.backoff.forget(&key);
             self.last_errors.lock().remove(&key);
         }
-    }
-}
-
-/// A refusal as upstream's client prints it.
-fn rpc_text(error: &crate::error::Error) -> String {
-    match error {
-        crate::error::Error::Runtime { status, .. } => {
-            let code = format!("{:?}", status.code());
-            let code = if code == "Ok" { "OK".to_owned() } else { code };
-            format!("rpc error: code = {code} desc = {}", status.message())
-        }
-        other => other.full(),
     }
 }
 

@@ -355,6 +355,27 @@ impl Runtime {
         .url)
     }
 
+    /// Has a container written to a file; the runtime ends the attempt after `timeout` seconds, if there are any.
+    pub async fn checkpoint_container(&self, id: &str, location: &str, timeout: i64) -> Result<()> {
+        let mut client = self.clients.runtime.clone();
+        let request = v1::CheckpointContainerRequest {
+            container_id: id.to_owned(),
+            location: location.to_owned(),
+            timeout,
+        };
+        let limit = match u64::try_from(timeout) {
+            Ok(seconds) if seconds > 0 => Duration::from_secs(seconds) + CALL,
+            _ => CALL,
+        };
+        call(
+            "checkpoint a container",
+            limit,
+            client.checkpoint_container(request),
+        )
+        .await?;
+        Ok(())
+    }
+
     pub async fn sandbox_stats(&self) -> Result<Vec<v1::PodSandboxStats>> {
         let mut client = self.clients.runtime.clone();
         let request = v1::ListPodSandboxStatsRequest::default();

@@ -2,7 +2,9 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `/healthz`, `/pods`, `/configz` | the kubelet itself |
+//! | `/healthz`, `/pods`, `/runningpods`, `/configz` | the kubelet itself |
+//! | `/logs/` | files of the host's `/var/log` |
+//! | `/checkpoint/{namespace}/{pod}/{container}` | a container written down, by a runtime that can |
 //! | `/containerLogs/{namespace}/{pod}/{container}` | logs, followed or not |
 //! | `/exec`, `/attach`, `/portForward`, `/run` | into containers |
 //! | `/stats/summary`, `/metrics`, `/metrics/cadvisor`, `/metrics/resource` | figures |
@@ -11,6 +13,8 @@
 
 pub mod auth;
 mod cadvisor;
+mod checkpoint;
+mod host_logs;
 pub mod logs;
 pub mod metrics;
 pub mod query;
@@ -33,6 +37,7 @@ use crate::config::Settings;
 use crate::eviction::thresholds::Amount;
 use crate::node::context::NodeContext;
 use crate::pods::workers::Workers;
+use crate::runtime::status::State;
 use auth::Guard;
 use query::Query;
 use review::Reviews;
@@ -89,7 +94,12 @@ impl Server {
         match segments[..] {
             ["healthz"] if get => text(StatusCode::OK, "ok"),
             ["pods"] if get => self.pods(),
+            ["runningpods"] if get => self.running_pods(),
             ["configz"] if get => self.configz(),
+            ["logs", ..] if get => host_logs::answer(&path).await,
+            ["checkpoint", namespace, pod, container] if request.method() == Method::POST => {
+                checkpoint::answer(&self, namespace, pod, container, &query).await
+            }
             ["metrics"] if get => metrics::kubelet(&self),
             ["metrics", "cadvisor"] if get => cadvisor::answer(&self).await,
             ["metrics", "resource"] if get => metrics::resource(&self).await,
@@ -138,6 +148,30 @@ impl Server {
                 pod
             })
             .collect();
+        json_answer(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+    }
+
+    /// What the runtime runs, whatever the API server thinks of it.
+    fn running_pods(&self) -> Response<Body> {
+        let mut items = Vec::new();
+        for pod in self.workers.pods() {
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            let Some(status) = self.workers.runtime_status(uid) else {
+                continue;
+            };
+            let status = status.borrow();
+            let running = status.containers.iter().filter(|c| c.state == State::Running);
+            let containers: Vec<_> = running
+                .map(|c| json!({"name": c.name, "image": c.image, "resources": {}}))
+                .collect();
+            if status.active_sandbox().is_some() || !containers.is_empty() {
+                items.push(json!({
+                    "metadata": {"name": status.name, "namespace": status.namespace, "uid": status.uid},
+                    "spec": {"containers": containers},
+                    "status": {},
+                }));
+            }
+        }
         json_answer(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
     }
 

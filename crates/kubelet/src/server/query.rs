@@ -42,6 +42,15 @@ impl Query {
 }
 
 fn decode(text: &str) -> String {
+    unescape(text, b' ')
+}
+
+/// A path: there a plus is itself.
+pub fn decode_path(text: &str) -> String {
+    unescape(text, b'+')
+}
+
+fn unescape(text: &str, plus: u8) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -56,7 +65,7 @@ fn decode(text: &str) -> String {
                 at += 3;
             }
             None => {
-                out.push(if bytes[at] == b'+' { b' ' } else { bytes[at] });
+                out.push(if bytes[at] == b'+' { plus } else { bytes[at] });
                 at += 1;
             }
         }
