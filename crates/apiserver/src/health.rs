@@ -23,10 +23,12 @@ enum Check {
     /// That what every cluster has is made, and what the engine reads is read.
     Started,
     NotStopping,
+    /// The plugins that keep keys; there is no such check without any.
+    Kms,
 }
 
 /// The checks by name, and whether only readiness asks.
-const CHECKS: [(&str, Check, bool); 26] = [
+const CHECKS: [(&str, Check, bool); 27] = [
     ("ping", Check::Answering, false),
     ("log", Check::Answering, false),
     ("etcd", Check::Store, false),
@@ -116,15 +118,18 @@ const CHECKS: [(&str, Check, bool); 26] = [
         false,
     ),
     ("autoregister-completion", Check::Started, false),
+    ("kms-providers", Check::Kms, false),
     ("shutdown", Check::NotStopping, true),
 ];
 
 /// Answers `/<which>` or `/<which>/<check>`.
 pub(crate) async fn answer(exchange: &Exchange, which: &str, one: &[&str]) -> Response<Body> {
     let core = &exchange.core;
+    let encryption = core.registry.encryption.as_ref();
+    let kms = encryption.is_some_and(|encryption| encryption.uses_kms());
     let checks = CHECKS
         .iter()
-        .filter(|(_, _, only_ready)| !only_ready || which == "readyz");
+        .filter(|(_, check, only_ready)| (!only_ready || which == "readyz") && (*check != Check::Kms || kms));
     if !one.is_empty() {
         let wanted = one.join("/");
         return match checks.into_iter().find(|(name, _, _)| *name == wanted) {
@@ -181,6 +186,14 @@ async fn run(core: &Core, check: Check) -> Result<(), &'static str> {
         Check::Answering => Ok(()),
         Check::Started => ask(core.ready.load(Ordering::Acquire), "not finished"),
         Check::NotStopping => ask(!core.shutdown.is_cancelled(), "process is shutting down"),
+        Check::Kms => {
+            let encryption = core.registry.encryption.as_ref();
+            let failed = encryption.and_then(|encryption| encryption.health().err());
+            if let Some(why) = &failed {
+                tracing::warn!(why, "KMS plugins");
+            }
+            ask(failed.is_none(), "a KMS plugin is not well")
+        }
         Check::Store => match tokio::time::timeout(PATIENCE, core.registry.store.status()).await {
             Ok(status) => ask(status.is_ok(), "etcd failed"),
             Err(_) => Err("etcd failed: context deadline exceeded"),

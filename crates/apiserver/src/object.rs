@@ -119,6 +119,8 @@ pub fn decode_unconverted(resource: &Resource, bytes: &[u8], revision: u64) -> R
             codec::proto::decode(envelope.raw, &resource.types, ty).map_err(|e| failed(e.to_string()))?;
         set_kind(&mut object, &envelope.api_version, &envelope.kind);
         object
+    } else if let Some(why) = encryption::unreadable(bytes) {
+        return Err(failed(why.into_owned()));
     } else if !resource.built_in {
         // All versions of a custom kind are the same text under another name; each reads it by its own schema.
         let ty = resource.storage_version().ty;

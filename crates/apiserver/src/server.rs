@@ -41,6 +41,8 @@ const COMPACT_EVERY: Duration = Duration::from_secs(300);
 /// What a server is made of.
 pub struct Config {
     pub store: Arc<dyn Store>,
+    /// The store again, if it encrypts.
+    pub encryption: Option<Arc<encryption::Sealed>>,
     pub clock: Arc<dyn Clock>,
     /// Which requests may run at once; all, without.
     pub fairness: Option<Fairness>,
@@ -83,6 +85,7 @@ impl Config {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         Self {
             store,
+            encryption: None,
             clock,
             fairness: None,
             authenticators: Vec::new(),
@@ -143,7 +146,12 @@ impl Server {
     /// Starts: watches the store, makes the objects every cluster has.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let shutdown = CancellationToken::new();
-        let reflector = Reflector::start(Arc::clone(&config.store), shutdown.clone()).await?;
+        let reflector = Reflector::start(
+            Arc::clone(&config.store),
+            config.encryption.clone(),
+            shutdown.clone(),
+        )
+        .await?;
         let enabled = |group: &str, version: &str| {
             let name = if group.is_empty() {
                 version.to_owned()
@@ -160,6 +168,7 @@ impl Server {
             config.admission,
             config.hooks,
             config.features,
+            config.encryption,
         ));
         let objects: Arc<dyn Objects> = Arc::new(Reader {
             registry: Arc::clone(&registry),

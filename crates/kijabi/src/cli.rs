@@ -155,6 +155,8 @@ pub(crate) struct Up {
     /// Let scheduler and controllers run only while this process holds their leases
     #[arg(long)]
     pub leader_elect: bool,
+    #[command(flatten)]
+    pub access: crate::access::AccessFlags,
     /// CRI socket of another runtime (containerd), instead of the embedded one
     #[arg(long, value_name = "PATH")]
     pub container_runtime_endpoint: Option<PathBuf>,

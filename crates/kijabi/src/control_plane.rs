@@ -61,9 +61,11 @@ impl ControlPlane {
             ..
         } = settings;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let stop = CancellationToken::new();
         let store = crate::datastore::open(options, instance).await?;
+        let store = crate::access::encrypted(store, &options.access, instance, &stop).await?;
         progress.step("store open");
-        let mut config = server_config(&settings, Arc::clone(&store), &clock)?;
+        let mut config = server_config(&settings, &store, &clock)?;
         let queues = Arc::new(WorkqueueMetrics::default());
         let told = Arc::clone(&queues);
         config.metrics.push(Arc::new(move |out| told.write(out)));
@@ -85,7 +87,6 @@ impl ControlPlane {
             options.https_listen_port
         ));
 
-        let stop = CancellationToken::new();
         // One set of informers for the process: decoded once, whoever asks.
         let reader = UserInfo::authenticated("system:kijabi:informers", &["system:masters"]);
         let informers = Informers::new(server.client(reader, "kijabi"));
@@ -179,7 +180,7 @@ impl Leases {
 
 fn server_config(
     settings: &Settings<'_>,
-    store: Arc<dyn Store>,
+    store: &Arc<encryption::Sealed>,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Config> {
     let Settings {
@@ -226,7 +227,8 @@ fn server_config(
             address: SocketAddr::new(settings.advertise, options.https_listen_port),
             service_address: settings.service_ip,
         }),
-        ..Config::new(store, Arc::clone(clock))
+        encryption: Some(Arc::clone(store)),
+        ..Config::new(Arc::clone(store) as Arc<dyn Store>, Arc::clone(clock))
     })
 }
 

@@ -1,5 +1,6 @@
 //! Kijabi, Kubernetes v1.36 in one binary. This crate is wiring: flags, certificates, start and stop.
 
+mod access;
 mod cli;
 mod control_plane;
 mod datastore;
@@ -11,6 +12,7 @@ mod instance;
 mod node;
 mod pki;
 mod progress;
+mod reload;
 mod runtime_only;
 mod status;
 mod teardown;

@@ -91,6 +91,10 @@ pub struct Cache {
 struct State {
     phase: Phase,
     entries: BTreeSet<ByKey>,
+    /// Keys whose values cannot be read: they are in no list, and the store is asked for them.
+    unreadable: BTreeSet<Bytes>,
+    /// Which state of the encryption's keys that was with.
+    keys: u64,
     recent: VecDeque<Arc<Event>>,
     recent_floor: u64,
     /// The revision the entries were read at; events up to it are in them already.
@@ -214,7 +218,29 @@ impl Cache {
         if !matches!(state.phase, Phase::Ready) {
             return Err(Refused::Cold);
         }
+        // The store says why it cannot be read, or that it can by now.
+        if state.unreadable.contains(key) {
+            return Err(Refused::Cold);
+        }
         Ok(state.entries.get(key).map(|e| Arc::clone(&e.0)))
+    }
+
+    /// The state of the encryption's keys with which something could not be read.
+    pub(crate) fn unreadable_since(&self) -> Option<u64> {
+        let state = self.state.read();
+        (!state.unreadable.is_empty()).then_some(state.keys)
+    }
+
+    /// The names of what is left out of a list of keys that begin so, because it cannot be read.
+    pub(crate) fn left_out(&self, prefix: &str) -> Vec<String> {
+        let state = self.state.read();
+        let from = (Bound::Included(prefix.as_bytes()), Bound::Unbounded);
+        state
+            .unreadable
+            .range::<[u8], _>(from)
+            .map_while(|key| key.strip_prefix(prefix.as_bytes()))
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .collect()
     }
 
     /// Announces a write, so that its event finds the entry made here.
@@ -349,13 +375,21 @@ impl Cache {
 
     /// Takes the state at `revision` and applies what happened meanwhile, unless the cache was started over meanwhile:
     /// then something may have happened that it was not told.
-    fn fill(&self, resource: &Resource, entries: Vec<Entry>, revision: u64) -> bool {
+    fn fill(
+        &self,
+        resource: &Resource,
+        (entries, unreadable): (Vec<Entry>, Vec<Bytes>),
+        keys: u64,
+        revision: u64,
+    ) -> bool {
         let mut touched = Vec::new();
         let mut state = self.state.write();
         if !matches!(state.phase, Phase::Filling(_)) {
             return false;
         }
         state.entries = entries.into_iter().map(|e| ByKey(Arc::new(e))).collect();
+        state.unreadable = unreadable.into_iter().collect();
+        state.keys = keys;
         state.recent_floor = revision;
         state.filled_at = revision;
         if let Phase::Filling(events) = std::mem::replace(&mut state.phase, Phase::Ready) {
@@ -401,6 +435,9 @@ impl Cache {
         if revision <= state.filled_at {
             return;
         }
+        if !state.unreadable.is_empty() {
+            state.unreadable.remove(&kv.key);
+        }
         let previous = state.entries.get(&kv.key[..]).map(|e| Arc::clone(&e.0));
         let event = if event.kind == store::EventKind::Delete {
             let Some(previous) = previous else { return };
@@ -411,8 +448,12 @@ impl Cache {
                 Some(previous),
             )
         } else {
-            let Some(entry) = self.entry_of(resource, kv) else {
-                return;
+            let entry = match self.entry_of(resource, kv) {
+                Ok(entry) => entry,
+                Err(key) => {
+                    state.unreadable.insert(key);
+                    return;
+                }
             };
             state.entries.replace(ByKey(Arc::clone(&entry)));
             let change = if previous.is_some() {
@@ -428,7 +469,7 @@ impl Cache {
     }
 
     /// The entry of a put: the writer's, if it was announced here.
-    fn entry_of(&self, resource: &Resource, kv: store::KeyValue) -> Option<Arc<Entry>> {
+    fn entry_of(&self, resource: &Resource, kv: store::KeyValue) -> Result<Arc<Entry>, Bytes> {
         let mut drafts = self.drafts.lock();
         if let Some(list) = drafts.get_mut(&kv.key)
             && let Some(at) = list.iter().position(|d| d.stored == kv.value)
@@ -441,7 +482,7 @@ impl Cache {
             let entry = draft.entry(kv.mod_revision as u64, kv.create_revision as u64);
             // Two writers may have announced the same bytes; what is left of the one is not what another wrote later.
             if entry.revision == kv.mod_revision as u64 {
-                return Some(entry);
+                return Ok(entry);
             }
         } else {
             drop(drafts);
@@ -450,13 +491,13 @@ impl Cache {
     }
 }
 
-/// A stored key as an entry; one that cannot be read is logged and left out, so that it does not hide the rest.
-fn read_entry(resource: &Resource, kv: store::KeyValue) -> Option<Entry> {
+/// A stored key as an entry; of one that cannot be read, which is logged and must not hide the rest, the key.
+fn read_entry(resource: &Resource, kv: store::KeyValue) -> Result<Entry, Bytes> {
     let revision = kv.mod_revision as u64;
     match object::decode_unconverted(resource, &kv.value, revision) {
         Ok(object) => {
             let meta = Meta::of(resource, &object);
-            Some(Entry::new(
+            Ok(Entry::new(
                 kv.key,
                 meta,
                 revision,
@@ -466,7 +507,7 @@ fn read_entry(resource: &Resource, kv: store::KeyValue) -> Option<Entry> {
         }
         Err(error) => {
             tracing::error!(key = %kv.key.escape_ascii(), %error, "a stored object cannot be read");
-            None
+            Err(kv.key)
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::{Entry, Feed, read_entry};
 use crate::registry::Resource;
+use bytes::Bytes;
 use futures::StreamExt as _;
 use hashbrown::HashMap;
 use machinery::level::Level;
@@ -25,6 +26,7 @@ const FILL_PAGE: usize = 5_000;
 /// Reads the store's changes and hands them to the caches.
 pub struct Reflector {
     store: Arc<dyn Store>,
+    encryption: Option<Arc<encryption::Sealed>>,
     /// Caches by key prefix, without [`ROOT`] and the slash at the end.
     resources: RwLock<HashMap<Box<[u8]>, Arc<Resource>>>,
     revision: Level,
@@ -33,9 +35,14 @@ pub struct Reflector {
 
 impl Reflector {
     /// Begins to watch; the task ends with `shutdown`.
-    pub async fn start(store: Arc<dyn Store>, shutdown: CancellationToken) -> store::Result<Arc<Self>> {
+    pub async fn start(
+        store: Arc<dyn Store>,
+        encryption: Option<Arc<encryption::Sealed>>,
+        shutdown: CancellationToken,
+    ) -> store::Result<Arc<Self>> {
         let reflector = Arc::new(Self {
             store,
+            encryption,
             resources: RwLock::default(),
             revision: Level::default(),
             progress: RwLock::default(),
@@ -110,13 +117,24 @@ impl Reflector {
     /// Fills a resource's cache unless that is done already.
     pub async fn ensure(&self, resource: &Resource) -> store::Result<()> {
         if resource.cache.is_ready() {
-            return Ok(());
+            // What could not be read may be readable since keys came or a plugin answers again.
+            let keys = self.keys();
+            if keys == 0
+                || resource
+                    .cache
+                    .unreadable_since()
+                    .is_none_or(|since| since == keys)
+            {
+                return Ok(());
+            }
+            resource.cache.reset();
         }
         let _filling = resource.cache.filling.lock().await;
         while !resource.cache.is_ready() {
             resource.cache.begin_filling();
+            let keys = self.keys();
             match self.read_all(resource).await {
-                Ok((entries, revision)) => resource.cache.fill(resource, entries, revision),
+                Ok((read, revision)) => resource.cache.fill(resource, read, keys, revision),
                 Err(error) => {
                     resource.cache.reset();
                     return Err(error);
@@ -126,10 +144,18 @@ impl Reflector {
         Ok(())
     }
 
-    async fn read_all(&self, resource: &Resource) -> store::Result<(Vec<Entry>, u64)> {
+    /// Counts changes of the keys values are encrypted with; 0 if nothing is.
+    fn keys(&self) -> u64 {
+        self.encryption
+            .as_ref()
+            .map_or(0, |encryption| encryption.generation())
+    }
+
+    /// The entries, the keys of those that cannot be read, and the revision.
+    async fn read_all(&self, resource: &Resource) -> store::Result<((Vec<Entry>, Vec<Bytes>), u64)> {
         let prefix = resource.prefix.as_bytes();
         let mut range = KeyRange::prefix(prefix.to_vec());
-        let (mut entries, mut revision) = (Vec::new(), 0);
+        let (mut entries, mut unreadable, mut revision) = (Vec::new(), Vec::new(), 0);
         loop {
             let page = self
                 .store
@@ -139,10 +165,15 @@ impl Reflector {
                 revision = page.revision;
             }
             let last = page.kvs.last().map(|kv| kv.key.clone());
-            entries.extend(page.kvs.into_iter().filter_map(|kv| read_entry(resource, kv)));
+            for kv in page.kvs {
+                match read_entry(resource, kv) {
+                    Ok(entry) => entries.push(entry),
+                    Err(key) => unreadable.push(key),
+                }
+            }
             match last.filter(|_| page.more) {
                 Some(last) => range = KeyRange::prefix_from(prefix, [&last[..], b"\0"].concat()),
-                None => return Ok((entries, revision as u64)),
+                None => return Ok(((entries, unreadable), revision as u64)),
             }
         }
     }

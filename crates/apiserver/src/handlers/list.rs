@@ -57,6 +57,16 @@ pub(super) async fn list(
             }
         }
     };
+    let left_out = resource.cache.left_out(&prefix);
+    if !left_out.is_empty() {
+        exchange.notes.warn(format!(
+            "{} {} cannot be read and {} not listed: {}",
+            left_out.len(),
+            resource.group_resource,
+            if left_out.len() == 1 { "is" } else { "are" },
+            left_out.join(", ")
+        ));
+    }
     let meta = ListMeta {
         revision: page.revision,
         continue_token: page

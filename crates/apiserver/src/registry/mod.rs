@@ -13,7 +13,9 @@ pub mod service_allocator;
 pub mod update;
 
 pub use hooks::Hooks;
-pub use resource::{Behaviour, Resource, Tables, Version, built_in_prefix, built_in_storage_version};
+pub use resource::{
+    Behaviour, Resource, Tables, Version, built_in_prefix, built_in_storage_version, built_in_stored,
+};
 pub use service_allocator::ServiceAllocator;
 
 use crate::cache::{Draft, Entry, Meta, Reflector};
@@ -42,6 +44,8 @@ pub struct Registry {
     pub hooks: HashMap<GroupResource, Arc<dyn Hooks>>,
     /// What custom objects are stored in; all that was ever stored is read.
     custom_storage: Encoding,
+    /// The store again, if it encrypts.
+    pub(crate) encryption: Option<Arc<encryption::Sealed>>,
     /// History before this revision is forgotten; what the cache still knows of it is not told.
     pub(crate) compacted: AtomicU64,
     leases: Mutex<HashMap<u64, SharedLease>>,
@@ -84,6 +88,7 @@ impl Registry {
         admission: Chain,
         hooks: Vec<(GroupResource, Arc<dyn Hooks>)>,
         features: Features,
+        encryption: Option<Arc<encryption::Sealed>>,
     ) -> Self {
         Self {
             store,
@@ -96,6 +101,7 @@ impl Registry {
             } else {
                 Encoding::Json
             },
+            encryption,
             compacted: AtomicU64::new(0),
             leases: Mutex::default(),
         }
@@ -150,6 +156,14 @@ impl Registry {
                 resource.cache.withdraw(&draft);
                 Err(PutError::Store(error))
             }
+        }
+    }
+
+    /// Whether a write that changes nothing is to happen all the same: the value is encrypted with an old key.
+    pub(crate) async fn is_stale(&self, key: &[u8]) -> Result<bool, ApiError> {
+        match &self.encryption {
+            Some(encryption) => encryption.is_stale(key).await.map_err(store_error),
+            None => Ok(false),
         }
     }
 

@@ -222,6 +222,25 @@ pub fn built_in_prefix(group: &str, resource: &str) -> String {
     format!("/registry/{}/", special.map_or(resource, |(_, _, prefix)| prefix))
 }
 
+/// Where the objects of every built-in resource stand, for who treats keys by resource.
+pub fn built_in_stored() -> Vec<encryption::StoredResource> {
+    let mut stored: Vec<encryption::StoredResource> = Vec::new();
+    for group in api::groups() {
+        for resource in group.versions.iter().flat_map(|version| &version.resources) {
+            let prefix = built_in_prefix(group.name, resource.name);
+            let known = stored.iter().any(|known| known.prefix == prefix);
+            if !known && resource.has_verb("get") {
+                stored.push(encryption::StoredResource {
+                    prefix,
+                    group: group.name.to_owned(),
+                    resource: resource.name.to_owned(),
+                });
+            }
+        }
+    }
+    stored
+}
+
 /// The version a built-in resource is stored in, of those that serve it, the preferred first.
 pub fn built_in_storage_version(group: &str, resource: &str, versions: &[Version]) -> usize {
     let special = SPECIAL_STORAGE_VERSIONS

@@ -182,7 +182,7 @@ impl Registry {
             }));
         }
         let encoded = self.encode_stored(resource, &mut new)?;
-        if encoded == live.stored {
+        if encoded == live.stored && !self.is_stale(key).await? {
             // Nothing changes, so nothing is written, if this is what really stands there.
             if let Some(now) = self.superseded(resource, key, &live).await? {
                 return Ok(Attempt::Again(now));

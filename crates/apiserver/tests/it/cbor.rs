@@ -7,7 +7,7 @@ use machinery::codec::{cbor, json};
 const CBOR: &str = "application/cbor";
 
 async fn speaking() -> Api {
-    Api::with(Arc::new(store::Memory::new()), Features { cbor: true }).await
+    Api::featured(Arc::new(store::Memory::new()), Features { cbor: true }).await
 }
 
 /// The JSON that a CBOR document says.

@@ -6,6 +6,7 @@ mod cbor;
 mod connect;
 mod custom;
 mod discovery;
+mod encrypted;
 mod hostile;
 mod hostile_servers;
 mod lists;
@@ -74,15 +75,20 @@ impl Api {
 
     /// A server on a store that may hold something already.
     async fn on(store: Arc<dyn store::Store>) -> Self {
-        Self::with(store, Features::default()).await
+        Self::featured(store, Features::default()).await
     }
 
-    async fn with(store: Arc<dyn store::Store>, features: Features) -> Self {
+    async fn featured(store: Arc<dyn store::Store>, features: Features) -> Self {
         let config = Config {
             dial: Arc::new(connect::EchoKubelet),
             features,
             ..Config::new(Arc::clone(&store), Arc::new(SystemClock))
         };
+        Self::with(config).await
+    }
+
+    async fn with(config: Config) -> Self {
+        let store = Arc::clone(&config.store);
         let server = Server::start(config).await.expect("starts");
         let user = Arc::new(UserInfo::authenticated("admin", &["system:masters"]));
         Self {
