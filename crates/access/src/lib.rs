@@ -7,10 +7,12 @@
 //! starts (`bind`); they never open the store.
 
 pub mod admission;
+pub mod audit;
 pub mod authentication;
 pub mod authorization;
 pub mod fairness;
 mod pod_references;
+pub mod remote;
 
 use async_trait::async_trait;
 use jiff::Timestamp;

@@ -1,6 +1,7 @@
 //! What every request passes before it is handled, in upstream's order: panics are caught, time is limited, the
 //! caller is known (and perhaps acts as somebody else), the caller may.
 
+use crate::audit;
 use crate::features::Features;
 use crate::handlers::{self, Exchange, attributes};
 use crate::impersonate;
@@ -8,6 +9,7 @@ use crate::request::{Output, Query, RequestInfo, Verb, negotiate, query};
 use crate::respond;
 use crate::server::Core;
 use access::admission::Notes;
+use access::audit::{Record, Stage};
 use access::authentication::{Authenticator as _, Credentials, Outcome};
 use access::authorization::{Attributes, Decision};
 use access::fairness::{Class, Refused, Seat};
@@ -51,15 +53,22 @@ async fn audited(core: Arc<Core>, request: Request<Body>) -> Response<Body> {
     let notes = Arc::new(Notes::default());
     let error_output = error_output(&request, &query, core.features);
     let class = OnceLock::new();
+    let audited = Audited {
+        audit_id: &audit_id,
+        received: core.audit.as_ref().map(|_| core.registry.clock.now()),
+        record: OnceLock::new(),
+    };
     let path = query::decode_path(request.uri().path());
+    let mut long_running = false;
     let mut response = match RequestInfo::parse(request.method(), &path, &query) {
         Ok(info) => {
+            long_running = info.is_long_running();
             let apply = request
                 .headers()
                 .get(CONTENT_TYPE)
                 .is_some_and(|v| v.as_bytes().starts_with(b"application/apply-patch+"));
             let running = core.metrics.begin(&info, &query, request.method(), apply);
-            let answered = known(core, request, info, query, &notes, &class).await;
+            let answered = known(core, request, info, query, &notes, (&class, &audited)).await;
             running.end(answered.unwrap_or_else(|error| respond::error(&error, &error_output)))
         }
         Err(error) => respond::error(&ApiError::bad_request(error.to_string()), &error_output),
@@ -68,8 +77,32 @@ async fn audited(core: Arc<Core>, request: Request<Body>) -> Response<Body> {
     if let Some(class) = class.into_inner() {
         say_class(&mut response, &class);
     }
+    if let Some(record) = audited.record.into_inner() {
+        response = audit::answered(record, &notes, response, long_running).await;
+    }
     response.headers_mut().insert(respond::AUDIT_ID, audit_id);
     response
+}
+
+/// What audit needs of a request, and its record once there is one.
+struct Audited<'a> {
+    audit_id: &'a HeaderValue,
+    /// Only if somebody audits.
+    received: Option<jiff::Timestamp>,
+    record: OnceLock<Arc<Record>>,
+}
+
+impl Audited<'_> {
+    /// A record of the request by this user, if one is wanted.
+    fn begin(
+        &self,
+        core: &Core,
+        request: &Request<Body>,
+        known: (&RequestInfo, &Query, &UserInfo),
+    ) -> Option<Arc<Record>> {
+        let auditor = core.audit.as_ref()?;
+        audit::begin(auditor, request, known, (self.audit_id, self.received?))
+    }
 }
 
 async fn known(
@@ -78,10 +111,24 @@ async fn known(
     info: RequestInfo,
     query: Query,
     notes: &Arc<Notes>,
-    class: &OnceLock<Class>,
+    (class, audited): (&OnceLock<Class>, &Audited<'_>),
 ) -> Result<Response<Body>, ApiError> {
-    let caller = authenticate(&core, &request).await?;
-    let user = impersonate::subject(&core, request.headers(), caller).await?;
+    let caller = authenticate(&core, &request).await.inspect_err(|_| {
+        if let Some(record) = audited.begin(&core, &request, (&info, &query, &UserInfo::default())) {
+            audit::unauthenticated(&record, request.headers());
+        }
+    })?;
+    let record = audited.begin(&core, &request, (&info, &query, &caller));
+    if let Some(record) = &record {
+        audited.record.get_or_init(|| Arc::clone(record));
+        if !record.stage(Stage::RequestReceived) {
+            return Err(ApiError::internal("failed to store audit event"));
+        }
+    }
+    let user = impersonate::subject(&core, request.headers(), Arc::clone(&caller)).await?;
+    if let Some(record) = record.as_ref().filter(|_| !Arc::ptr_eq(&user, &caller)) {
+        record.impersonates(&user, "");
+    }
     let long = info.is_long_running();
     // A watch holds its seat until it has begun; what only streams holds none.
     let _seat = if long && info.verb != Verb::Watch {
@@ -89,13 +136,24 @@ async fn known(
     } else {
         wait_for_turn(&core, &attributes(&info, &user, &query), class).await?
     };
-    authorize(&core, &attributes(&info, &user, &query)).await?;
+    let asked = attributes(&info, &user, &query);
+    let decision = decide(&core, &asked).await;
+    if let Some(record) = &record {
+        let (said, reason) = match &decision {
+            Ok(()) => ("allow", core.authorizer.allowed_by(&asked).await),
+            Err(reason) => ("forbid", reason.clone()),
+        };
+        record.annotate("authorization.k8s.io/decision", said);
+        record.annotate("authorization.k8s.io/reason", reason);
+    }
+    decision.map_err(|reason| forbidden(&asked, &reason))?;
     let exchange = Exchange {
         core,
         info,
         query,
         user,
         notes: Arc::clone(notes),
+        record,
         request,
         protobuf: true,
     };
@@ -175,7 +233,10 @@ async fn authenticate(core: &Core, request: &Request<Body>) -> Result<Arc<UserIn
     match core.authenticator.authenticate(&credentials).await {
         Ok(Outcome::User(user)) => Ok(user),
         Ok(Outcome::NotMine) if has_bearer_token(request) => Err(ApiError::unauthorized()),
-        Ok(Outcome::NotMine) => Ok(Arc::new(UserInfo::anonymous())),
+        Ok(Outcome::NotMine) if core.anonymous.allows(request.uri().path()) => {
+            Ok(Arc::new(UserInfo::anonymous()))
+        }
+        Ok(Outcome::NotMine) => Err(ApiError::unauthorized()),
         Err(error) => {
             tracing::debug!(%error, "authentication failed");
             Err(ApiError::unauthorized())
@@ -185,14 +246,19 @@ async fn authenticate(core: &Core, request: &Request<Body>) -> Result<Arc<UserIn
 
 /// Whether the user may do this; 403 in upstream's words if not.
 pub(crate) async fn authorize(core: &Core, attributes: &Attributes<'_>) -> Result<(), ApiError> {
+    let decision = decide(core, attributes).await;
+    decision.map_err(|reason| forbidden(attributes, &reason))
+}
+
+/// Whether the user may do this, or what is said against it.
+async fn decide(core: &Core, attributes: &Attributes<'_>) -> Result<(), String> {
     if is_public(attributes) {
         return Ok(());
     }
-    let reason = match core.authorizer.authorize(attributes).await {
-        Decision::Allow => return Ok(()),
-        Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
-    };
-    Err(forbidden(attributes, &reason))
+    match core.authorizer.authorize(attributes).await {
+        Decision::Allow => Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(reason),
+    }
 }
 
 /// Health and version, which everybody may read.

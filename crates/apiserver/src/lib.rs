@@ -11,6 +11,7 @@
 
 pub mod aggregation;
 mod allocators;
+mod audit;
 mod boot;
 pub mod cache;
 pub mod connect;

@@ -11,6 +11,7 @@ use crate::routes::Routes;
 use crate::{boot, filters};
 use access::Objects;
 use access::admission::Chain;
+use access::authentication::jwt::AnonymousAccess;
 use access::authentication::service_account::{Issuer, ServiceAccounts};
 use access::authentication::{Authenticator, Union};
 use access::authorization::Authorizer;
@@ -50,6 +51,10 @@ pub struct Config {
     pub authenticators: Vec<Arc<dyn Authenticator>>,
     pub authorizer: Arc<dyn Authorizer>,
     pub admission: Chain,
+    /// Who is told what was done; nobody, without.
+    pub audit: Option<Arc<access::audit::Auditor>>,
+    /// Whether those without a name are let in at all.
+    pub anonymous: Arc<AnonymousAccess>,
     /// Side effects of some resources' writes: allocators.
     pub hooks: Vec<(GroupResource, Arc<dyn Hooks>)>,
     /// Makes service account tokens, and knows their bearers; also asked as an authenticator.
@@ -91,6 +96,8 @@ impl Config {
             authenticators: Vec::new(),
             authorizer: Arc::new(access::authorization::Masters),
             admission: Chain::default(),
+            audit: None,
+            anonymous: Arc::default(),
             hooks: Vec::new(),
             issuer: None,
             service_accounts: None,
@@ -121,6 +128,8 @@ pub struct Core {
     pub routes: Arc<Routes>,
     pub authenticator: Union,
     pub authorizer: Arc<dyn Authorizer>,
+    pub(crate) audit: Option<Arc<access::audit::Auditor>>,
+    pub(crate) anonymous: Arc<AnonymousAccess>,
     pub issuer: Option<Arc<Issuer>>,
     pub service_accounts: Option<Arc<ServiceAccounts>>,
     pub audiences: Vec<String>,
@@ -190,6 +199,8 @@ impl Server {
             routes,
             authenticator,
             authorizer: config.authorizer,
+            audit: config.audit,
+            anonymous: config.anonymous,
             issuer: config.issuer,
             service_accounts: config.service_accounts,
             audiences: config.audiences,

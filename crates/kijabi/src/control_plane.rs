@@ -8,7 +8,6 @@ use crate::progress::Progress;
 use access::authentication::Authenticator;
 use access::authentication::service_account::{Issuer, ServiceAccounts, SigningKey};
 use access::authentication::x509::X509;
-use access::authorization::{Masters, Union, node, rbac::Rbac};
 use anyhow::Context;
 use apiserver::registry::ServiceAllocator;
 use apiserver::{Advertise, Config, Server};
@@ -65,7 +64,7 @@ impl ControlPlane {
         let store = crate::datastore::open(options, instance).await?;
         let store = crate::access::encrypted(store, &options.access, instance, &stop).await?;
         progress.step("store open");
-        let mut config = server_config(&settings, &store, &clock)?;
+        let mut config = server_config(&settings, &store, &clock, &stop).await?;
         let queues = Arc::new(WorkqueueMetrics::default());
         let told = Arc::clone(&queues);
         config.metrics.push(Arc::new(move |out| told.write(out)));
@@ -178,10 +177,11 @@ impl Leases {
     }
 }
 
-fn server_config(
+async fn server_config(
     settings: &Settings<'_>,
     store: &Arc<encryption::Sealed>,
     clock: &Arc<dyn Clock>,
+    stop: &CancellationToken,
 ) -> anyhow::Result<Config> {
     let Settings {
         options,
@@ -198,15 +198,19 @@ fn server_config(
         vec![issuer.public_key().clone()],
         Arc::clone(clock),
     ));
-    let x509: Arc<dyn Authenticator> = Arc::new(X509::new(&pki.authority, Arc::clone(clock))?);
+    let access = &options.access;
+    let known = crate::access::known(&access.authentication, &issuer_url, clock, stop).await?;
+    let authorities = format!("{}\n{}", pki.authority, known.client_authorities);
+    let x509: Arc<dyn Authenticator> = Arc::new(X509::new(&authorities, Arc::clone(clock))?);
+    let mut authenticators = known.first;
+    authenticators.extend([x509, Arc::clone(&accounts) as Arc<dyn Authenticator>]);
+    authenticators.extend(known.last);
     let kubelets = wire::tls::client_config(&pki.authority, Some(&pki.kubelet_client))?;
     Ok(Config {
-        authenticators: vec![x509, Arc::clone(&accounts) as Arc<dyn Authenticator>],
-        authorizer: Arc::new(Union::new(vec![
-            Arc::new(Masters),
-            Arc::new(node::Node::default()),
-            Arc::new(Rbac::default()),
-        ])),
+        authenticators,
+        authorizer: crate::access::authorizer(&access.authorization, stop).await?,
+        audit: crate::access::auditor(&access.audit, clock).await?,
+        anonymous: known.anonymous,
         fairness: Some(access::fairness::Fairness::default()),
         admission: access::admission::plugins::chain(
             &options.enable_admission_plugins,

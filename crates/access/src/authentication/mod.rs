@@ -4,7 +4,12 @@
 //! next is asked; credentials of its kind that are wrong are an error, which is remembered while the others
 //! are asked, and is a 401 if none knows the caller.
 
+pub mod bootstrap;
+pub mod jwt;
+pub mod request_header;
 pub mod service_account;
+pub mod token_file;
+pub mod webhook;
 pub mod x509;
 
 use crate::Objects;
@@ -56,6 +61,43 @@ pub trait Authenticator: Send + Sync + 'static {
 
     /// Called once, when the server starts.
     fn bind(&self, _objects: Arc<dyn Objects>) {}
+}
+
+/// What a token is remembered by.
+fn digest(token: &str) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, token.as_bytes()).as_ref());
+    out
+}
+
+/// Everybody who is known is in this group, whoever knows him.
+fn add_authenticated(user: &mut UserInfo) {
+    if !user.in_group("system:authenticated") && !user.in_group("system:unauthenticated") {
+        user.groups.push("system:authenticated".to_owned());
+    }
+}
+
+/// A header's name with its `%2f` read.
+fn unescape(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let code = text
+            .get(at + 1..at + 3)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match code.filter(|_| bytes[at] == b'%') {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Several authenticators, asked in order.

@@ -2,8 +2,10 @@
 //! nobody's opinion is a refusal.
 
 pub mod bootstrap;
+pub mod configured;
 pub mod node;
 pub mod rbac;
+pub mod webhook;
 
 use crate::Objects;
 use async_trait::async_trait;
@@ -81,6 +83,11 @@ pub struct Rules {
 pub trait Authorizer: Send + Sync + 'static {
     async fn authorize(&self, attributes: &Attributes<'_>) -> Decision;
 
+    /// What allows it, for those who ask why; nothing is said for what is not allowed.
+    async fn allowed_by(&self, _attributes: &Attributes<'_>) -> String {
+        String::new()
+    }
+
     /// Adds what this authorizer would allow `user` in `namespace`.
     async fn rules(&self, _user: &UserInfo, _namespace: &str, rules: &mut Rules) {
         rules.incomplete = true;
@@ -102,21 +109,11 @@ impl Union {
 #[async_trait]
 impl Authorizer for Union {
     async fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
-        let mut reasons = String::new();
-        for authorizer in &self.0 {
-            match authorizer.authorize(attributes).await {
-                Decision::NoOpinion(reason) => {
-                    if !reason.is_empty() {
-                        if !reasons.is_empty() {
-                            reasons.push('\n');
-                        }
-                        reasons.push_str(&reason);
-                    }
-                }
-                decided => return decided,
-            }
-        }
-        Decision::NoOpinion(reasons)
+        in_order(&self.0, attributes).await
+    }
+
+    async fn allowed_by(&self, attributes: &Attributes<'_>) -> String {
+        first_reason(&self.0, attributes).await
     }
 
     async fn rules(&self, user: &UserInfo, namespace: &str, rules: &mut Rules) {
@@ -130,6 +127,37 @@ impl Authorizer for Union {
             authorizer.bind(Arc::clone(&objects));
         }
     }
+}
+
+/// The first decision; without one, all reasons.
+async fn in_order(authorizers: &[Arc<dyn Authorizer>], attributes: &Attributes<'_>) -> Decision {
+    let mut reasons = String::new();
+    for authorizer in authorizers {
+        match authorizer.authorize(attributes).await {
+            Decision::NoOpinion(reason) => {
+                if !reason.is_empty() {
+                    if !reasons.is_empty() {
+                        reasons.push('\n');
+                    }
+                    reasons.push_str(&reason);
+                }
+            }
+            decided => return decided,
+        }
+    }
+    Decision::NoOpinion(reasons)
+}
+
+/// What the authorizer that allows it says.
+async fn first_reason(authorizers: &[Arc<dyn Authorizer>], attributes: &Attributes<'_>) -> String {
+    for authorizer in authorizers {
+        match authorizer.authorize(attributes).await {
+            Decision::NoOpinion(_) => {}
+            Decision::Allow => return authorizer.allowed_by(attributes).await,
+            Decision::Deny(_) => break,
+        }
+    }
+    String::new()
 }
 
 /// Members of `system:masters` may do everything, before any other authorizer is asked.

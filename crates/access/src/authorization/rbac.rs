@@ -105,11 +105,19 @@ enum Subject {
 
 type RuleSet = Arc<Vec<PolicyRule>>;
 
+/// What a binding gives its subjects.
+#[derive(Debug, Clone)]
+struct Grant {
+    rules: RuleSet,
+    /// The binding and its role, as upstream names them.
+    by: Arc<str>,
+}
+
 /// All bindings, resolved: what each subject may do everywhere, and in each namespace.
 #[derive(Debug, Default)]
 pub struct Index {
-    everywhere: HashMap<Subject, Vec<RuleSet>>,
-    namespaces: HashMap<String, HashMap<Subject, Vec<RuleSet>>>,
+    everywhere: HashMap<Subject, Vec<Grant>>,
+    namespaces: HashMap<String, HashMap<Subject, Vec<Grant>>>,
 }
 
 impl Index {
@@ -143,28 +151,34 @@ impl Index {
             .collect();
         let mut index = Self::default();
         for binding in cluster_bindings {
-            if let Some(rules) = cluster.get(&text(binding, &["roleRef", "name"])) {
-                for subject in subjects(binding, "") {
-                    index
-                        .everywhere
-                        .entry(subject)
-                        .or_default()
-                        .push(Arc::clone(rules));
-                }
+            let role = text(binding, &["roleRef", "name"]);
+            let Some(rules) = cluster.get(&role) else { continue };
+            let name = text(binding, &["metadata", "name"]);
+            let grant = Grant {
+                rules: Arc::clone(rules),
+                by: format!("ClusterRoleBinding {name:?} of ClusterRole {role:?}").into(),
+            };
+            for subject in subjects(binding, "") {
+                index.everywhere.entry(subject).or_default().push(grant.clone());
             }
         }
         for binding in bindings {
             let namespace = text(binding, &["metadata", "namespace"]);
-            let name = text(binding, &["roleRef", "name"]);
-            let rules = if text(binding, &["roleRef", "kind"]) == "ClusterRole" {
-                cluster.get(&name)
+            let role = text(binding, &["roleRef", "name"]);
+            let (kind, rules) = if text(binding, &["roleRef", "kind"]) == "ClusterRole" {
+                ("ClusterRole", cluster.get(&role))
             } else {
-                local.get(&(namespace.clone(), name))
+                ("Role", local.get(&(namespace.clone(), role.clone())))
             };
             let Some(rules) = rules else { continue };
+            let name = format!("{}/{namespace}", text(binding, &["metadata", "name"]));
+            let grant = Grant {
+                rules: Arc::clone(rules),
+                by: format!("RoleBinding {name:?} of {kind} {role:?}").into(),
+            };
             let here = index.namespaces.entry(namespace.clone()).or_default();
             for subject in subjects(binding, &namespace) {
-                here.entry(subject).or_default().push(Arc::clone(rules));
+                here.entry(subject).or_default().push(grant.clone());
             }
         }
         index
@@ -176,6 +190,15 @@ impl Index {
         user: &'a UserInfo,
         namespace: &str,
     ) -> impl Iterator<Item = &'a PolicyRule> {
+        self.grants_for(user, namespace)
+            .flat_map(|(_, grant)| grant.rules.iter())
+    }
+
+    fn grants_for<'a>(
+        &'a self,
+        user: &'a UserInfo,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&'a Subject, &'a Grant)> {
         let here = if namespace.is_empty() {
             None
         } else {
@@ -185,17 +208,32 @@ impl Index {
             .into_iter()
             .flatten()
             .flat_map(move |bound| {
-                let of_user = bound.get(&Subject::User(user.name.clone()));
+                let of_user = bound.get_key_value(&Subject::User(user.name.clone()));
                 let of_groups = user
                     .groups
                     .iter()
-                    .filter_map(|g| bound.get(&Subject::Group(g.clone())));
+                    .filter_map(|g| bound.get_key_value(&Subject::Group(g.clone())));
                 of_user
                     .into_iter()
                     .chain(of_groups)
-                    .flatten()
-                    .flat_map(|rules| rules.iter())
+                    .flat_map(|(subject, grants)| grants.iter().map(move |grant| (subject, grant)))
             })
+    }
+}
+
+/// A subject as upstream names it.
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Group(name) => write!(f, "Group {name:?}"),
+            Self::User(name) => match name
+                .strip_prefix("system:serviceaccount:")
+                .and_then(|rest| rest.split_once(':'))
+            {
+                Some((namespace, account)) => write!(f, "ServiceAccount \"{account}/{namespace}\""),
+                None => write!(f, "User {name:?}"),
+            },
+        }
     }
 }
 
@@ -286,6 +324,18 @@ impl Authorizer for Rbac {
             }
             Err(error) => Decision::NoOpinion(format!("RBAC: {error}")),
         }
+    }
+
+    async fn allowed_by(&self, attributes: &Attributes<'_>) -> String {
+        let Ok(index) = self.index().await else {
+            return String::new();
+        };
+        index
+            .1
+            .grants_for(attributes.user, attributes.namespace)
+            .find(|(_, grant)| grant.rules.iter().any(|rule| rule.allows(attributes)))
+            .map(|(subject, grant)| format!("RBAC: allowed by {} to {subject}", grant.by))
+            .unwrap_or_default()
     }
 
     async fn rules(&self, user: &UserInfo, namespace: &str, rules: &mut Rules) {

@@ -59,6 +59,8 @@ pub(crate) struct Exchange {
     pub query: Query,
     pub user: Arc<UserInfo>,
     pub notes: Arc<Notes>,
+    /// What audit is told of this request, if anything.
+    pub record: Option<Arc<access::audit::Record>>,
     pub request: Request<Body>,
     /// Whether the object asked for has a protobuf form.
     pub protobuf: bool,
@@ -210,12 +212,16 @@ impl Exchange {
     /// The body, if it is not too large.
     pub(crate) async fn body(&mut self) -> Result<Bytes, ApiError> {
         let body = std::mem::take(self.request.body_mut());
-        body.limited(MAX_BODY).await.map_err(|error| match error {
+        let read = body.limited(MAX_BODY).await.map_err(|error| match error {
             ReadError::TooLarge { limit } => {
                 ApiError::too_large(format!("Request entity too large: limit is {limit}"))
             }
             ReadError::Io(error) => ApiError::bad_request(format!("reading the body: {error}")),
-        })
+        });
+        if let (Some(record), Ok(bytes)) = (&self.record, &read) {
+            crate::audit::sent(record, self.headers(), bytes);
+        }
+        read
     }
 
     /// The form an answer takes.

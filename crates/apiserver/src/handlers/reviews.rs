@@ -136,6 +136,10 @@ async fn access_review(exchange: &Exchange, review: &Value, user: &UserInfo) -> 
         )];
         ApiError::invalid("authorization.k8s.io", object_kind(review), "", errors)
     };
+    let selectors = match resource {
+        Some(resource) => selectors(resource, object_kind(review))?,
+        None => Selectors::default(),
+    };
     let attributes = match (resource, path) {
         (Some(_), Some(_)) => {
             return Err(wrong(
@@ -154,8 +158,8 @@ async fn access_review(exchange: &Exchange, review: &Value, user: &UserInfo) -> 
                 version: text("version"),
                 subresource: text("subresource"),
                 name: text("name"),
-                label_selector: r.get_str_path(&["labelSelector", "rawSelector"]),
-                field_selector: r.get_str_path(&["fieldSelector", "rawSelector"]),
+                label_selector: selectors.labels.as_deref(),
+                field_selector: selectors.fields.as_deref(),
                 ..Attributes::resource(user, text("verb"), text("group"), text("resource"))
             }
         }
@@ -168,7 +172,10 @@ async fn access_review(exchange: &Exchange, review: &Value, user: &UserInfo) -> 
     let mut status = Map::new();
     status.insert("allowed", decision == Decision::Allow);
     match decision {
-        Decision::Allow => {}
+        Decision::Allow => {
+            let reason = exchange.core.authorizer.allowed_by(&attributes).await;
+            put_reason(&mut status, reason);
+        }
         Decision::Deny(reason) => {
             status.insert("denied", true);
             put_reason(&mut status, reason);
@@ -176,6 +183,74 @@ async fn access_review(exchange: &Exchange, review: &Value, user: &UserInfo) -> 
         Decision::NoOpinion(reason) => put_reason(&mut status, reason),
     }
     Ok(status)
+}
+
+/// The selectors a review asks with, as requests carry them.
+#[derive(Default)]
+struct Selectors {
+    labels: Option<String>,
+    fields: Option<String>,
+}
+
+fn selectors(resource: &Value, kind: &str) -> Result<Selectors, ApiError> {
+    let of = |name: &'static str| -> Result<Option<String>, ApiError> {
+        let Some(selector) = resource.get(name).filter(|selector| !selector.is_null()) else {
+            return Ok(None);
+        };
+        let raw = selector
+            .get("rawSelector")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let requirements = selector
+            .get("requirements")
+            .and_then(Value::as_array)
+            .unwrap_or_default();
+        let at = Path::new("spec").child("resourceAttributes").child(name);
+        let wrong = match (raw.is_empty(), requirements.is_empty()) {
+            (false, false) => Some(Error::invalid(
+                &at.child("rawSelector"),
+                raw,
+                "may not specified at the same time as requirements",
+            )),
+            (true, true) => Some(Error::required(
+                &at.child("requirements"),
+                "when rawSelector is not specified",
+            )),
+            _ => None,
+        };
+        if let Some(error) = wrong {
+            return Err(ApiError::invalid("authorization.k8s.io", kind, "", vec![error]));
+        }
+        if !raw.is_empty() {
+            return Ok(Some(raw.to_owned()));
+        }
+        let texts: Vec<String> = requirements
+            .iter()
+            .filter_map(|r| requirement(r, name == "fieldSelector"))
+            .collect();
+        Ok((!texts.is_empty()).then(|| texts.join(",")))
+    };
+    Ok(Selectors {
+        labels: of("labelSelector")?,
+        fields: of("fieldSelector")?,
+    })
+}
+
+/// A requirement as a selector's text; one that cannot be said narrows nothing.
+fn requirement(requirement: &Value, field: bool) -> Option<String> {
+    let key = requirement.get("key").and_then(Value::as_str)?;
+    let values = strings(requirement.get("values"));
+    let operator = requirement.get("operator").and_then(Value::as_str)?;
+    match (operator, field, &values[..]) {
+        ("In", true, [value]) => Some(format!("{key}={value}")),
+        ("NotIn", true, [value]) => Some(format!("{key}!={value}")),
+        (_, true, _) => None,
+        ("In", _, values) => Some(format!("{key} in ({})", values.join(","))),
+        ("NotIn", _, values) => Some(format!("{key} notin ({})", values.join(","))),
+        ("Exists", _, _) => Some(key.to_owned()),
+        ("DoesNotExist", _, _) => Some(format!("!{key}")),
+        _ => None,
+    }
 }
 
 fn put_reason(status: &mut Map, reason: String) {

@@ -1,5 +1,13 @@
 //! Who may do what, as the flags have it: upstream's flags, upstream's files, and what is made when none are given.
 
+mod audit;
+mod authentication;
+mod authorization;
+
+pub(crate) use audit::auditor;
+pub(crate) use authentication::known;
+pub(crate) use authorization::authorizer;
+
 use crate::instance::{Instance, write_atomically};
 use crate::reload;
 use anyhow::Context;
@@ -18,6 +26,22 @@ pub(crate) struct AccessFlags {
     /// Follow changes of the EncryptionConfiguration
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     pub encryption_provider_config_automatic_reload: bool,
+    #[command(flatten)]
+    pub authentication: authentication::AuthenticationFlags,
+    #[command(flatten)]
+    pub authorization: authorization::AuthorizationFlags,
+    #[command(flatten)]
+    pub audit: audit::AuditFlags,
+}
+
+/// `30s`, `5m`, `1m30s`.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let signed: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| "a duration is needed, such as 30s or 2m".to_owned())?;
+    signed
+        .try_into()
+        .map_err(|_| "a duration is not negative".to_owned())
 }
 
 /// The store behind the encryption the flags ask for.
