@@ -4,6 +4,7 @@
 //! dies with, named with their UIDs in the `kubernetes.io` claim.
 
 pub mod keys;
+mod legacy;
 
 use super::{Authenticator, Credentials, Outcome, Rejected};
 use crate::Objects;
@@ -139,15 +140,27 @@ impl ServiceAccounts {
         let Some((claims, signed, signature)) = split(token) else {
             return Ok(None);
         };
+        let wrong = |what: &str| Rejected(what.to_owned());
+        if claims["iss"].as_str() == Some(legacy::ISSUER) {
+            if !self.signed(signed, &signature) {
+                return Err(wrong("invalid signature"));
+            }
+            // They name no audience: they are for this server.
+            let matching: Vec<String> = audiences
+                .iter()
+                .filter(|a| self.audiences.contains(a))
+                .cloned()
+                .collect();
+            if matching.is_empty() {
+                return Ok(None);
+            }
+            let user = legacy::user(self, &claims, token).await?;
+            return Ok(Some((Arc::new(user), matching)));
+        }
         if !self.issuers.iter().any(|i| claims["iss"].as_str() == Some(i)) {
             return Ok(None);
         }
-        let wrong = |what: &str| Rejected(what.to_owned());
-        if !self
-            .keys
-            .iter()
-            .any(|key| key.verify(signed.as_bytes(), &signature))
-        {
+        if !self.signed(signed, &signature) {
             return Err(wrong("invalid signature"));
         }
         let now = self.clock.now().as_second();
@@ -174,6 +187,13 @@ impl ServiceAccounts {
         }
         let user = self.user(&claims).await?;
         Ok(Some((Arc::new(user), matching)))
+    }
+
+    /// Whether one of the keys signed this.
+    fn signed(&self, signed: &str, signature: &[u8]) -> bool {
+        self.keys
+            .iter()
+            .any(|key| key.verify(signed.as_bytes(), signature))
     }
 
     async fn user(&self, claims: &Json) -> Result<UserInfo, Rejected> {
