@@ -125,9 +125,13 @@ async fn known(
             return Err(ApiError::internal("failed to store audit event"));
         }
     }
-    let user = impersonate::subject(&core, request.headers(), Arc::clone(&caller)).await?;
+    let subject = {
+        let asked = attributes(&info, &caller, &query);
+        impersonate::subject(&core, request.headers(), &caller, &asked).await?
+    };
+    let user = subject.user;
     if let Some(record) = record.as_ref().filter(|_| !Arc::ptr_eq(&user, &caller)) {
-        record.impersonates(&user, "");
+        record.impersonates(&user, &subject.constraint);
     }
     let long = info.is_long_running();
     // A watch holds its seat until it has begun; what only streams holds none.
@@ -251,7 +255,7 @@ pub(crate) async fn authorize(core: &Core, attributes: &Attributes<'_>) -> Resul
 }
 
 /// Whether the user may do this, or what is said against it.
-async fn decide(core: &Core, attributes: &Attributes<'_>) -> Result<(), String> {
+pub(crate) async fn decide(core: &Core, attributes: &Attributes<'_>) -> Result<(), String> {
     if is_public(attributes) {
         return Ok(());
     }
@@ -266,7 +270,7 @@ fn is_public(attributes: &Attributes<'_>) -> bool {
     !attributes.is_resource && attributes.verb == "get" && PUBLIC.iter().any(|p| is_under(attributes.path, p))
 }
 
-fn forbidden(a: &Attributes<'_>, reason: &str) -> ApiError {
+pub(crate) fn forbidden(a: &Attributes<'_>, reason: &str) -> ApiError {
     use machinery::field::quote;
     let user = quote(&a.user.name);
     let mut message = if !a.is_resource {
