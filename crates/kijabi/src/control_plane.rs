@@ -62,7 +62,10 @@ impl ControlPlane {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let stop = CancellationToken::new();
         let store = crate::datastore::open(options, instance).await?;
-        let store = crate::access::encrypted(store, &options.access, instance, &stop).await?;
+        let store = {
+            let shared = !options.datastore_endpoint.is_empty();
+            crate::access::encrypted(store, &options.access, (instance, shared), &stop).await?
+        };
         progress.step("store open");
         let mut config = server_config(&settings, &store, &clock, &stop).await?;
         let queues = Arc::new(WorkqueueMetrics::default());

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AccessFlags {
-    /// EncryptionConfiguration of what is stored [default: Secrets, with a key made at the first start]
+    /// EncryptionConfiguration of what is stored [default: Secrets, with a key made at the first start, unless the store is shared]
     #[arg(long, value_name = "FILE")]
     pub encryption_provider_config: Option<PathBuf>,
     /// Follow changes of the EncryptionConfiguration
@@ -44,13 +44,24 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
         .map_err(|_| "a duration is not negative".to_owned())
 }
 
-/// The store behind the encryption the flags ask for.
+/// A key of one server's own would hide its Secrets from the others of a shared store.
+const PLAIN: &str = "{apiVersion: apiserver.config.k8s.io/v1, kind: EncryptionConfiguration, resources: [{resources: [secrets], providers: [{identity: {}}]}]}";
+
+/// The store behind the encryption the flags ask for; `shared` with other servers or of this instance alone.
 pub(crate) async fn encrypted(
     store: Arc<dyn Store>,
     flags: &AccessFlags,
-    instance: &Instance,
+    (instance, shared): (&Instance, bool),
     stop: &CancellationToken,
 ) -> anyhow::Result<Arc<Sealed>> {
+    if shared && flags.encryption_provider_config.is_none() {
+        tracing::warn!(
+            "Secrets stand unencrypted in etcd: give all its servers the same --encryption-provider-config"
+        );
+        let configuration = Configuration::parse(PLAIN)?;
+        let stored = apiserver::registry::built_in_stored();
+        return Ok(Arc::new(Sealed::new(store, stored, &configuration).await));
+    }
     let own = instance.server().join("encryption-config.yaml");
     let path = flags.encryption_provider_config.as_ref().unwrap_or(&own);
     let text = match std::fs::read_to_string(path) {
