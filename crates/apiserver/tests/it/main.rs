@@ -1,6 +1,7 @@
 //! The API server as a component: requests in process, a store in memory.
 
 mod allocators;
+mod audit;
 mod breaking;
 mod cbor;
 mod connect;
@@ -14,6 +15,7 @@ mod model;
 mod objects;
 mod patches;
 mod paths;
+mod rights;
 mod watches;
 
 use apiserver::{Config, Features, InProcess, Server};
