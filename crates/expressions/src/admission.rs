@@ -120,7 +120,7 @@ pub fn request() -> Type {
             &["group", "version", "resource"],
         );
         let list = || Type::list(Type::string());
-        let user = ObjectType::new(
+        let user = ObjectType::built_in(
             "kubernetes.UserInfo",
             [
                 ("username".into(), Type::string()),
@@ -129,7 +129,7 @@ pub fn request() -> Type {
                 ("extra".into(), Type::map(list())),
             ],
         );
-        Type::object(ObjectType::new(
+        Type::object(ObjectType::built_in(
             "kubernetes.AdmissionRequest",
             [
                 ("kind".into(), kind.clone()),
@@ -154,8 +154,8 @@ pub fn request() -> Type {
 pub fn namespace() -> Type {
     static TYPE: LazyLock<Type> = LazyLock::new(|| {
         let list = || Type::list(Type::string());
-        let spec = ObjectType::new("kubernetes.NamespaceSpec", [("finalizers".into(), list())]);
-        let condition = ObjectType::new(
+        let spec = ObjectType::built_in("kubernetes.NamespaceSpec", [("finalizers".into(), list())]);
+        let condition = ObjectType::built_in(
             "kubernetes.NamespaceCondition",
             [
                 ("status".into(), Type::string()),
@@ -165,14 +165,14 @@ pub fn namespace() -> Type {
                 ("reason".into(), Type::string()),
             ],
         );
-        let status = ObjectType::new(
+        let status = ObjectType::built_in(
             "kubernetes.NamespaceStatus",
             [
                 ("conditions".into(), Type::list(Type::object(condition))),
                 ("phase".into(), Type::string()),
             ],
         );
-        let metadata = ObjectType::new(
+        let metadata = ObjectType::built_in(
             "kubernetes.NamespaceMetadata",
             [
                 ("name".into(), Type::string()),
@@ -189,7 +189,7 @@ pub fn namespace() -> Type {
                 ("finalizers".into(), list()),
             ],
         );
-        Type::object(ObjectType::new(
+        Type::object(ObjectType::built_in(
             "kubernetes.Namespace",
             [
                 ("metadata".into(), Type::object(metadata)),
@@ -203,5 +203,27 @@ pub fn namespace() -> Type {
 
 fn texts(name: &'static str, fields: &[&'static str]) -> Type {
     let fields = fields.iter().map(|field| ((*field).into(), Type::string()));
-    Type::Object(Arc::new(ObjectType::new(name, fields)))
+    Type::Object(Arc::new(ObjectType::built_in(name, fields)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Environment;
+
+    #[test]
+    fn variables_are_spelt_as_documented() {
+        let environment = Environment::new()
+            .with("request", request())
+            .with("namespaceObject", namespace());
+        for text in [
+            "request.namespace == 'kube-system'",
+            "namespaceObject.metadata.namespace == ''",
+            "request.userInfo.groups.exists(group, group == 'a')",
+        ] {
+            let compiled = environment.compile(text);
+            assert!(compiled.is_ok(), "{text}: {:?}", compiled.err());
+        }
+        assert!(environment.compile("request.__namespace__ == ''").is_err());
+    }
 }

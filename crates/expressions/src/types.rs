@@ -49,13 +49,26 @@ impl ObjectType {
         name: impl Into<CompactString>,
         fields: impl IntoIterator<Item = (CompactString, Type)>,
     ) -> Self {
-        let mut fields: Vec<(CompactString, CompactString, Type)> = fields
+        let fields = fields
             .into_iter()
-            .filter_map(|(name, ty)| Some((escape(&name)?, name, ty)))
-            .collect();
+            .filter_map(|(name, ty)| Some((escape(&name)?, name, ty)));
+        Self::spelt(name.into(), fields.collect())
+    }
+
+    /// An object of fields whose names expressions use as they stand: upstream escapes what schemas declare, and not
+    /// what it declares itself (`request.namespace`).
+    pub fn built_in(
+        name: impl Into<CompactString>,
+        fields: impl IntoIterator<Item = (CompactString, Type)>,
+    ) -> Self {
+        let fields = fields.into_iter().map(|(name, ty)| (name.clone(), name, ty));
+        Self::spelt(name.into(), fields.collect())
+    }
+
+    fn spelt(name: CompactString, mut fields: Vec<(CompactString, CompactString, Type)>) -> Self {
         fields.sort_by(|a, b| a.0.cmp(&b.0));
         Self {
-            name: name.into(),
+            name,
             fields,
             open: false,
         }
