@@ -11,8 +11,9 @@ use crate::body::Body;
 use crate::gather::Gathered;
 use crate::tls::ServerTls;
 use futures::future::BoxFuture;
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request, Response};
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
@@ -183,8 +184,13 @@ async fn http_connection(
             seen.store(true, Ordering::Relaxed);
             let mut request = request.map(Body::stream);
             request.extensions_mut().insert(Arc::clone(&info));
+            // hyper sees to this in HTTP/1.1 alone.
+            let bodiless = http2 && request.method() == Method::HEAD;
             let answer = handler.handle(request);
-            async move { Ok::<_, Infallible>(answer.await) }
+            async move {
+                let answer = answer.await;
+                Ok::<_, Infallible>(if bodiless { head_of(answer) } else { answer })
+            }
         })
     };
     let outcome = if http2 {
@@ -211,6 +217,16 @@ async fn http_connection(
     if let Err(error) = outcome {
         tracing::debug!(%peer, %error, "connection ended");
     }
+}
+
+/// What a HEAD request is answered: a body on its stream would be an error of the protocol.
+fn head_of(answer: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = answer.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        let length = HeaderValue::from(length);
+        parts.headers.entry(CONTENT_LENGTH).or_insert(length);
+    }
+    Response::from_parts(parts, Body::empty())
 }
 
 async fn drive<C>(

@@ -170,6 +170,35 @@ async fn both_protocols_and_whose_certificate() {
     }
 }
 
+/// Over HTTP/2 as over HTTP/1.1: some clients take a body for an error of the protocol.
+#[tokio::test]
+async fn a_head_has_no_body() {
+    let server = Server::start(Limits::default()).await;
+    let mut stream = server.connect(None, b"h2").await;
+    // Preface, SETTINGS, and a request's HEADERS: :method HEAD, :scheme https, :path /, :authority x; the end.
+    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    hello.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    let block = b"\x02\x04HEAD\x87\x84\x01\x01x";
+    hello.extend([0, 0, block.len() as u8, 1, 5, 0, 0, 0, 1]);
+    hello.extend(block);
+    stream.write_all(&hello).await.expect("writes");
+    let answer = async {
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.expect("a frame");
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            let mut frame = vec![0; length];
+            stream.read_exact(&mut frame).await.expect("its payload");
+            let (kind, flags, stream) = (head[3], head[4], head[8]);
+            if stream == 1 {
+                return (kind, flags & 1);
+            }
+        }
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(60), answer).await;
+    assert_eq!(answer.expect("answered"), (1, 1), "HEADERS that end the stream");
+}
+
 #[tokio::test]
 async fn who_says_nothing_is_hung_up_on() {
     let limits = Limits {
