@@ -1,14 +1,18 @@
-//! Other servers that are asked by this one, and are no friends: API services and conversion webhooks that are silent,
-//! talk nonsense, send elsewhere, never stop or break off.
+//! Other servers that are asked by this one, and are no friends: API services, conversion and admission webhooks that
+//! are silent, slow, talk nonsense, send elsewhere, never stop or break off.
 //!
 //! Each costs the request that asks it at most its time, and nothing else.
 
 use super::{Api, MAPS};
+use apiserver::Config;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use machinery::clock::SystemClock;
 use serde_json::{Value as Json, json};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+use store::Memory;
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -121,6 +125,14 @@ async fn answer(mut stream: impl tokio::io::AsyncRead + AsyncWrite + Unpin, told
             told.notify_one();
             return std::future::pending().await;
         }
+        "slow" => {
+            told.notify_one();
+            while stream.write_all(b"H").await.is_ok() && stream.flush().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            return;
+        }
+        "closed" => return,
         "garbage" => "what is it that you want?\r\n\r\n".to_owned(),
         "elsewhere" => {
             "HTTP/1.1 302 Found\r\nlocation: https://169.254.169.254/\r\ncontent-length: 0\r\n\r\n".to_owned()
@@ -486,4 +498,86 @@ async fn a_hostile_conversion_webhook_costs_one_request() {
     };
     let (silent, ()) = tokio::join!(silent, meanwhile);
     assert_eq!(silent.status, 500);
+}
+
+const HOOKS: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+
+/// What the webhook in effect makes of a new object, once `wanted` says that it is the one that is meant.
+async fn judged(api: &Api, wanted: impl Fn(&super::Answer) -> bool) -> super::Answer {
+    let mut last = None;
+    let asked = async {
+        loop {
+            let answer = api
+                .post(MAPS, json!({"metadata": {"generateName": "judged-"}}))
+                .await;
+            if wanted(&answer) {
+                return answer;
+            }
+            last = Some(answer.body);
+            tokio::task::yield_now().await;
+        }
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(60), asked).await;
+    answer.unwrap_or_else(|_| panic!("the configuration takes no effect: {last:?}"))
+}
+
+#[tokio::test]
+async fn a_hostile_admission_webhook_costs_one_request() {
+    let config = Config {
+        admission: access::admission::plugins::chain(&[], &[]).expect("known plugins"),
+        ..Config::new(Arc::new(Memory::new()), Arc::new(SystemClock))
+    };
+    let api = Api::with(config).await;
+    let other = Other::start().await;
+    let leads = |what: &str| {
+        let url = format!("https://127.0.0.1:{}/{what}", other.port);
+        json!({"url": url, "caBundle": other.bundle})
+    };
+    let hook = json!({"name": "hook.example.com", "clientConfig": leads("denied"), "timeoutSeconds": 1,
+        "admissionReviewVersions": ["v1"], "sideEffects": "None",
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]});
+    let object = json!({"metadata": {"name": "hook"}, "webhooks": [hook.clone()]});
+    api.post(HOOKS, object).await.ok();
+    let lead = async |what: &str, policy: &str| {
+        let mut hook = hook.clone();
+        hook["clientConfig"] = leads(what);
+        hook["failurePolicy"] = json!(policy);
+        let patch = json!({"webhooks": [hook]});
+        api.patch(&format!("{HOOKS}/hook"), "merge-patch+json", patch)
+            .await
+            .ok();
+    };
+    let failed = "Internal error occurred: failed calling webhook \"hook.example.com\": ";
+    let said = |answer: &super::Answer| answer.json()["message"].as_str().unwrap_or_default().to_owned();
+    for (what, why) in [
+        ("denied", "failed to call webhook: "),
+        ("garbage", "failed to call webhook: Post "),
+        ("elsewhere", "failed to call webhook: "),
+        ("broken", "failed to call webhook: Post "),
+        ("endless", "failed to call webhook: Post "),
+        ("closed", "failed to call webhook: Post "),
+        ("v1", "received invalid webhook response: "),
+        ("silent", "context deadline exceeded"),
+        ("slow", "context deadline exceeded"),
+    ] {
+        lead(what, "Fail").await;
+        let refused =
+            async { judged(&api, |answer| answer.status == 500 && said(answer).contains(why)).await };
+        let refused = if matches!(what, "silent" | "slow") {
+            let meanwhile = async {
+                other.asked.notified().await;
+                let secret = json!({"metadata": {"name": what}});
+                api.post("/api/v1/namespaces/default/secrets", secret).await.ok();
+                api.get(MAPS).await.ok();
+            };
+            tokio::join!(refused, meanwhile).0
+        } else {
+            refused.await
+        };
+        assert!(said(&refused).starts_with(failed), "{what}: {}", said(&refused));
+        lead(what, "Ignore").await;
+        judged(&api, |answer| answer.status == 201).await;
+    }
+    api.delete(&format!("{HOOKS}/hook"), Json::Null).await.ok();
+    judged(&api, |answer| answer.status == 201).await;
 }
