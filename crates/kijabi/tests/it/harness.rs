@@ -338,11 +338,16 @@ impl TestNode {
 
     fn signal(&mut self, signal: Signal) -> ExitStatus {
         let mut nsenter = self.process.take().expect("kijabi runs");
-        if let Some(pid) = child_of(nsenter.id()).and_then(|pid| Pid::from_raw(pid.try_into().unwrap())) {
-            // It may end in this moment, of its own.
-            let _ = kill_process(pid, signal);
-        }
-        let status = wait_for("kijabi ends", || nsenter.try_wait().unwrap());
+        let mut sent = false;
+        let status = wait_for("kijabi ends", || {
+            // One that was started a moment ago may not be there yet.
+            if !sent && let Some(pid) = child_of(nsenter.id()) {
+                // It may end in this moment, of its own.
+                let _ = kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal);
+                sent = true;
+            }
+            nsenter.try_wait().unwrap()
+        });
         nsenter.wait().unwrap();
         status
     }
