@@ -116,11 +116,10 @@ impl PodCgroups {
     pub fn remove(&self, uid: &str) -> Result<()> {
         for class in [Class::Guaranteed, Class::Burstable, Class::BestEffort] {
             let path = self.pod_path(class, uid)?;
-            if self.cgroups.exists(&path) {
-                self.cgroups
-                    .remove(&path)
-                    .map_err(Error::kernel("remove a pod's control group"))?;
-            }
+            // Not asked for first: an earlier removal may have been cut short with half of the hierarchies done.
+            self.cgroups
+                .remove(&path)
+                .map_err(Error::kernel("remove a pod's control group"))?;
         }
         if self.burstable.lock().remove(uid).is_some() {
             self.share_burstable();
@@ -248,7 +247,7 @@ mod tests {
     #[test]
     fn groups_come_and_go() {
         let recorder = Arc::new(Recorder::default().with_controllers(["cpu", "memory", "pids"]));
-        let groups = PodCgroups::new(recorder, "kijabi-1", None, 2).unwrap();
+        let groups = PodCgroups::new(recorder.clone(), "kijabi-1", None, 2).unwrap();
         let pod = pod(json!([{"name": "a", "resources": {"requests": {"cpu": "1"}}}]));
         assert_eq!(
             groups.parent_of(&pod).unwrap(),
@@ -259,5 +258,13 @@ mod tests {
         assert_eq!(groups.pods(), HashSet::from(["u1".to_owned()]));
         groups.remove("u1").unwrap();
         assert!(groups.pods().is_empty());
+        // What is not whole, in every hierarchy, is removed all the same.
+        recorder.take_calls();
+        groups.remove("half").unwrap();
+        let removed = recorder.take_calls();
+        assert!(
+            removed.contains(&"cgroup-remove kijabi-1/kubepods/besteffort/podhalf".to_owned()),
+            "{removed:?}"
+        );
     }
 }
