@@ -10,7 +10,7 @@
 //! ```
 
 use crate::api::{Kubectl, is_ready, name};
-use crate::harness::{Machine, TestNode, skipped, wait_within};
+use crate::harness::{Machine, TestNode, skipped, wait_for, wait_within};
 use crate::payload;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -154,7 +154,11 @@ fn random_kills_leave_nothing_behind() {
     let warm = pod(0, &mut Dice(1));
     assert_eq!(node.request("POST", PODS, warm.to_string()).code, 201);
     settle_and_remove(&node);
-    let before = census(&node);
+    let before = wait_for("nothing of the first pod is left", || {
+        let counts = census(&node);
+        (counts["sandboxes"] == 0 && counts["addresses"] == 0 && counts["volume directories"] == 0)
+            .then_some(counts)
+    });
 
     let mut done: BTreeMap<&str, usize> = BTreeMap::new();
     let mut execs: Vec<Child> = Vec::new();
