@@ -57,6 +57,8 @@ impl Metrics for Silent {
     fn retried(&self, _: &'static str) {}
 }
 
+/// What timers can tell apart.
+const TICK: Duration = Duration::from_millis(1);
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 const LAST_RETRY: Duration = Duration::from_secs(1000);
 
@@ -287,7 +289,8 @@ impl<T: Item> Queue<T> {
             Ok(Ok(Outcome::Done)) => self.forget(item),
             Ok(Ok(Outcome::After(delay))) => {
                 self.forget(item);
-                self.add_after(item.clone(), delay);
+                // Who finds nothing to do yet and nothing left to wait for looks again a tick later: time has to pass.
+                self.add_after(item.clone(), delay.max(TICK));
             }
             Ok(Ok(Outcome::Retry)) => self.add_rate_limited(item.clone()),
             Ok(Err(error)) => {
@@ -373,6 +376,27 @@ mod tests {
         queue.done(&"a");
         let more = tokio::time::timeout(Duration::from_secs(3600), queue.next()).await;
         assert!(more.is_err(), "the other delays are void");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_passes_before_an_item_comes_again() {
+        let queue = Queue::new("test");
+        let (stop, looks) = (CancellationToken::new(), Arc::new(AtomicU32::new(0)));
+        let (stopping, counting, start) = (stop.clone(), Arc::clone(&looks), Instant::now());
+        queue.add("a");
+        let work = queue.run(1, stop, move |_| {
+            if counting.fetch_add(1, Ordering::Relaxed) == 9 {
+                stopping.cancel();
+            }
+            async { Ok::<_, String>(Outcome::After(Duration::ZERO)) }
+        });
+        work.await;
+        assert_eq!(looks.load(Ordering::Relaxed), 10);
+        assert!(
+            start.elapsed() >= Duration::from_millis(9),
+            "{:?}",
+            start.elapsed()
+        );
     }
 
     #[tokio::test(start_paused = true)]

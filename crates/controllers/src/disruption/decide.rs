@@ -53,7 +53,8 @@ pub(super) fn count(
         let granted = noted.and_then(|n| n.get(name));
         let left = granted.map(|at| DELETED_WITHIN - now.duration_since(at.0));
         match (granted, left.map(Duration::try_from)) {
-            (Some(at), Some(Ok(left))) => {
+            // At the very end of its time it is late: there would be nothing left to wait for.
+            (Some(at), Some(Ok(left))) if !left.is_zero() => {
                 counted.disrupted.insert(name.to_owned(), at.clone());
                 counted.again = Some(counted.again.map_or(left, |known| known.min(left)));
             }
@@ -212,15 +213,14 @@ mod tests {
 
     #[test]
     fn a_granted_eviction_counts_until_it_should_have_happened() {
-        let disrupted =
-            json!({"going": "2026-01-01T00:09:00Z", "stuck": "2026-01-01T00:07:00Z", "gone": NOW});
+        let disrupted = json!({"going": "2026-01-01T00:09:00Z", "stuck": "2026-01-01T00:07:00Z", "late": "2026-01-01T00:08:00Z", "gone": NOW});
         let budget = budget(&json!({"minAvailable": 1}), &disrupted);
-        let pods = [pod("going", true), pod("stuck", true)];
+        let pods = [pod("going", true), pod("stuck", true), pod("late", true)];
         let now = NOW.parse().expect("time");
-        let counted = count(&budget, budget.spec.as_ref().expect("spec"), &pods, 2, now);
-        assert_eq!(counted.healthy, 1);
+        let counted = count(&budget, budget.spec.as_ref().expect("spec"), &pods, 3, now);
+        assert_eq!(counted.healthy, 2);
         assert_eq!(counted.disrupted.keys().collect::<Vec<_>>(), ["going"]);
-        assert_eq!(counted.not_deleted.len(), 1);
+        assert_eq!(counted.not_deleted.len(), 2);
         assert_eq!(counted.again, Some(Duration::from_secs(60)));
     }
 }
