@@ -3,9 +3,10 @@
 use crate::bind::Hands;
 use crate::cache::Cache;
 use crate::cycle::{Algorithm, Unfit};
+use crate::diagnosis::Diagnosis;
 use crate::events::Ears;
 use crate::framework::{ClusterEvent, Plugin, Rejection};
-use crate::plugins;
+use crate::plugins::{self, dynamic_resources};
 use crate::pod_info::PodInfo;
 use crate::preemption;
 use crate::queue::SchedulingQueue;
@@ -247,6 +248,9 @@ impl Scheduler {
             });
             return;
         }
+        if unfit.diagnosis.pre_filter.is_some() {
+            unfit.diagnosis.post_filter = self.refused_at_once(&unfit.diagnosis);
+        }
         let said = self.post_filter(&unfit);
         if unfit.diagnosis.nodes > 0 && unfit.diagnosis.pre_filter.is_none() {
             let start = self.random.random_range(0..snapshot.nodes.len());
@@ -281,6 +285,21 @@ impl Scheduler {
 }
 
 impl Scheduler {
+    /// What is said of a pod that a plugin refused for all nodes at once, in upstream's words: its DynamicResources finds
+    /// nothing noted of a pod that an earlier plugin refused, and nobody is asked after it.
+    fn refused_at_once(&self, diagnosis: &Diagnosis) -> String {
+        let position = |name: &str| self.algorithm.plugins.iter().position(|p| p.name() == name);
+        let refusing = diagnosis.plugins.first().and_then(|name| position(name));
+        if refusing < position(dynamic_resources::NAME) {
+            return "not found".to_owned();
+        }
+        let nodes = diagnosis.nodes;
+        format!(
+            "no new claims to deallocate, preemption: 0/{nodes} nodes are available: {nodes} Preemption is not helpful \
+             for scheduling."
+        )
+    }
+
     /// Lets the plugins do what they can for a pod that fits nowhere; what they say of it.
     fn post_filter(&self, unfit: &Unfit) -> Option<String> {
         if unfit.diagnosis.nodes == 0 || unfit.diagnosis.pre_filter.is_some() {

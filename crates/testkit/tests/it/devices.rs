@@ -177,3 +177,43 @@ async fn an_expression_that_fails_is_said() {
         )
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_class_that_is_missing_is_said() {
+    let cluster = cluster().await;
+    let claim = json!({"metadata": {"name": "wrong"}, "spec": {"devices": {"requests": [
+        {"name": "gpu", "exactly": {"deviceClassName": "nothing"}}]}}});
+    cluster.create::<ResourceClaim>("default", claim).await;
+    let uses = json!({"resourceClaimName": "wrong"});
+    cluster.create::<Pod>("default", pod("a", uses)).await;
+    let said = cluster
+        .until("what is wrong", || async {
+            let conditions = pods(&cluster, "app=gpu").await.pop()?.status?.conditions?;
+            conditions.into_iter().find(|c| c.type_ == "PodScheduled")
+        })
+        .await;
+    assert_eq!(
+        said.message.as_deref(),
+        Some(
+            "0/2 nodes are available: request gpu: device class nothing does not exist. no new claims to deallocate, \
+             preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+        )
+    );
+    let waits = json!({"metadata": {"name": "v", "labels": {"app": "volume"}}, "spec": {
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "none"}}],
+        "containers": [{"name": "c", "image": "nginx"}]}});
+    cluster.create::<Pod>("default", waits).await;
+    let said = cluster
+        .until("what is missing", || async {
+            let conditions = pods(&cluster, "app=volume").await.pop()?.status?.conditions?;
+            conditions
+                .into_iter()
+                .find(|c| c.type_ == "PodScheduled")?
+                .message
+        })
+        .await;
+    assert_eq!(
+        said,
+        "0/2 nodes are available: persistentvolumeclaim \"none\" not found. not found"
+    );
+}
