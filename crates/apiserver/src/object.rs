@@ -6,6 +6,7 @@
 mod body;
 mod list;
 mod shape;
+mod splice;
 
 pub use body::judge_findings;
 pub use body::{DecodeContext, decode_body, decode_options};
@@ -14,7 +15,7 @@ pub use shape::{ListMeta, partial, status_success, table, table_value};
 
 use crate::registry::Resource;
 use crate::request::Encoding;
-use crate::request::negotiate::Shape;
+use crate::request::negotiate::{MetaVersion, Shape};
 use bytes::Bytes;
 use machinery::schema::{TypeId, Types};
 use machinery::{Key, Value, codec, meta};
@@ -53,6 +54,11 @@ impl Form {
     /// Whether the form says the same whenever it is made; tables show ages.
     pub fn is_lasting(self) -> bool {
         !matches!(self.shape, Shape::Table(_))
+    }
+
+    /// Whether an entry keeps the form once it was asked for. Metadata alone is wanted of everything, but rarely twice.
+    pub fn is_kept(self) -> bool {
+        self.shape == Shape::Object
     }
 }
 
@@ -248,6 +254,32 @@ fn wanted(resource: &Resource, version: usize) -> &str {
     } else {
         &to.api_version
     }
+}
+
+/// What is stored, as protobuf in `version`, if it lacks nothing but its resource version.
+pub(crate) fn stamped(resource: &Resource, stored: &[u8], revision: u64, version: usize) -> Option<Bytes> {
+    if !resource.built_in || resource.conversion.is_some() || version != resource.storage || revision == 0 {
+        return None;
+    }
+    let envelope = codec::proto::open_envelope(stored).ok()?;
+    let wanted = &resource.versions[version];
+    let same = envelope.api_version == wanted.api_version && envelope.kind == wanted.kind;
+    if !same || !envelope.content_type.is_empty() {
+        return None;
+    }
+    splice::with_resource_version(stored, &revision.to_string()).map(Bytes::from)
+}
+
+/// The JSON of an object's metadata alone, from the JSON of the object.
+pub(crate) fn metadata_alone(json: &[u8], version: MetaVersion) -> Option<Bytes> {
+    let metadata = splice::json_field(json, "metadata")?;
+    let api_version = version.api_version();
+    let head = format!(r#"{{"apiVersion":"{api_version}","kind":"PartialObjectMetadata","metadata":"#);
+    let mut out = Vec::with_capacity(head.len() + metadata.len() + 1);
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(metadata);
+    out.push(b'}');
+    Some(out.into())
 }
 
 /// Encodes an object of the storage version.

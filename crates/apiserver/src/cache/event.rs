@@ -1,11 +1,13 @@
 //! Cached objects and what happened to them: immutable, shared, encoded at most once per form.
 //!
 //! The JSON of an entry is kept inside its watch frame (`{"type":"ADDED","object":…}\n`), so that a write's
-//! answer, later reads and the event of every watcher are slices of one allocation.
+//! answer, later reads and the event of every watcher are slices of one allocation. Protobuf, and metadata alone, are
+//! cut from what is stored and from the JSON whenever they are asked for.
 
 use crate::object::{self, Form};
 use crate::registry::Resource;
 use crate::request::Encoding;
+use crate::request::negotiate::Shape;
 use bytes::Bytes;
 use compact_str::CompactString;
 use machinery::Value;
@@ -115,21 +117,39 @@ impl Entry {
         self.json.get_or_init(|| self.encode_json(object));
     }
 
-    /// The object in a form; encoded the first time it is asked for.
+    /// The object in a form; encoded at most once, the first time it is asked for.
     pub fn encoded(&self, resource: &Resource, form: Form) -> Result<Bytes, object::StoredError> {
         if form == Form::stored_json(resource) {
             let frame = self.json_frame(resource)?;
             let head = frame_head(frame.change).len();
             return Ok(frame.frame.slice(head..frame.frame.len() - frame::JSON_END.len()));
         }
+        if let Some(bytes) = self.spliced(resource, form) {
+            return Ok(bytes);
+        }
         if let Some((_, bytes)) = self.forms.lock().iter().find(|(f, _)| *f == form) {
             return Ok(bytes.clone());
         }
         let bytes = object::encode(resource, self.value(resource)?, form)?;
-        if form.is_lasting() {
+        if form.is_kept() {
             self.forms.lock().push((form, bytes.clone()));
         }
         Ok(bytes)
+    }
+
+    /// The object in a form that is made of what is held anyway, and so is not held too.
+    fn spliced(&self, resource: &Resource, form: Form) -> Option<Bytes> {
+        match (form.shape, form.encoding) {
+            (Shape::Object, Encoding::Protobuf) => {
+                object::stamped(resource, &self.stored, self.revision, form.version)
+            }
+            (Shape::Partial(version), Encoding::Json) if resource.conversion.is_none() => {
+                let json = self.json.get()?;
+                let head = frame_head(json.change).len();
+                object::metadata_alone(&json.frame[head..], version)
+            }
+            _ => None,
+        }
     }
 
     /// The same object, said at another revision: what a watcher is told of an object that is gone.

@@ -17,17 +17,38 @@ use wire::body::{Body, BoxError};
 
 /// Bytes gathered before they are sent.
 const CHUNK: usize = 128 * 1024;
+/// What ends an envelope: the encoding and content type, which are empty for protobuf and written all the same.
+const ENVELOPE_END: &[u8] = &[0x1a, 0, 0x22, 0];
 /// A list of up to so many entries is made at once, so that its length is known.
 const SMALL: usize = 64;
 
 /// A list of entries in one form.
 pub struct ListBody {
-    resource: Arc<Resource>,
-    form: Form,
-    entries: std::vec::IntoIter<Arc<Entry>>,
+    items: Items,
     head: Vec<u8>,
     tail: &'static [u8],
     first: bool,
+}
+
+/// What is still to be sent.
+enum Items {
+    /// Entries, whose JSON is theirs.
+    Json {
+        resource: Arc<Resource>,
+        form: Form,
+        entries: std::vec::IntoIter<Arc<Entry>>,
+    },
+    /// Enveloped objects. They are made before the list begins, because it begins with its length.
+    Protobuf(std::vec::IntoIter<Bytes>),
+}
+
+impl Items {
+    fn len(&self) -> usize {
+        match self {
+            Self::Json { entries, .. } => entries.len(),
+            Self::Protobuf(items) => items.len(),
+        }
+    }
 }
 
 impl ListBody {
@@ -46,26 +67,10 @@ impl ListBody {
             return whole(resource, form, &entries, meta, pretty).into();
         }
         let small = entries.len() <= SMALL;
-        let version = &resource.versions[form.version];
-        match form.encoding {
-            Encoding::Protobuf => return protobuf(resource, form, &entries, meta).into(),
+        let mut body = match form.encoding {
             Encoding::Cbor => return cbor(resource, form, &entries, meta).into(),
-            Encoding::Json | Encoding::Yaml => {}
-        }
-        let mut head = format!(
-            r#"{{"kind":"{}List","apiVersion":"{}","metadata":"#,
-            version.kind, version.api_version
-        )
-        .into_bytes();
-        codec::json::encode(&meta.to_value(), &mut head);
-        head.extend_from_slice(br#","items":["#);
-        let mut body = Self {
-            resource: Arc::clone(resource),
-            form,
-            entries: entries.into_iter(),
-            head,
-            tail: b"]}\n",
-            first: true,
+            Encoding::Protobuf => Self::protobuf(resource, form, &entries, meta),
+            Encoding::Json | Encoding::Yaml => Self::json(resource, form, entries, meta),
         };
         if small {
             let mut out = Vec::new();
@@ -81,30 +86,118 @@ impl ListBody {
         Body::stream(body)
     }
 
+    fn json(resource: &Arc<Resource>, form: Form, entries: Vec<Arc<Entry>>, meta: &ListMeta) -> Self {
+        let version = &resource.versions[form.version];
+        let mut head = format!(
+            r#"{{"kind":"{}List","apiVersion":"{}","metadata":"#,
+            version.kind, version.api_version
+        )
+        .into_bytes();
+        codec::json::encode(&meta.to_value(), &mut head);
+        head.extend_from_slice(br#","items":["#);
+        Self {
+            items: Items::Json {
+                resource: Arc::clone(resource),
+                form,
+                entries: entries.into_iter(),
+            },
+            head,
+            tail: b"]}\n",
+            first: true,
+        }
+    }
+
+    /// `List { metadata = 1, items = 2 }` in its envelope.
+    fn protobuf(resource: &Resource, form: Form, entries: &[Arc<Entry>], meta: &ListMeta) -> Self {
+        let mut list_meta = Vec::new();
+        put_field(&mut list_meta, 1, b"");
+        put_field(&mut list_meta, 2, meta.revision.to_string().as_bytes());
+        put_field(
+            &mut list_meta,
+            3,
+            meta.continue_token.as_deref().unwrap_or_default().as_bytes(),
+        );
+        if let Some(remaining) = meta.remaining {
+            put_varint(&mut list_meta, 4 << 3);
+            put_varint(&mut list_meta, remaining);
+        }
+        let mut raw = Vec::with_capacity(list_meta.len() + 8);
+        put_field(&mut raw, 1, &list_meta);
+        let items = encoded(resource, form, entries);
+        let length = items.iter().filter_map(raw_of).map(|raw| {
+            let mut prefix = Vec::with_capacity(10);
+            put_varint(&mut prefix, raw.len() as u64);
+            1 + prefix.len() + raw.len()
+        });
+        let length = raw.len() + length.sum::<usize>();
+        let version = &resource.versions[form.version];
+        let mut head = Vec::with_capacity(raw.len() + 96);
+        // The envelope's end, which holds nothing of the list, is the tail.
+        codec::proto::begin_envelope(&version.api_version, &format!("{}List", version.kind), &mut head);
+        put_varint(&mut head, length as u64);
+        head.extend_from_slice(&raw);
+        Self {
+            items: Items::Protobuf(items.into_iter()),
+            head,
+            tail: ENVELOPE_END,
+            first: true,
+        }
+    }
+
     fn chunk(&mut self) -> Option<Vec<u8>> {
         let mut out = std::mem::take(&mut self.head);
         if out.is_empty() && self.tail.is_empty() {
             return None;
         }
+        if self.items.len() > SMALL {
+            // The last item of a chunk goes over its end.
+            out.reserve(CHUNK + CHUNK / 8);
+        }
         while out.len() < CHUNK {
-            let Some(entry) = self.entries.next() else {
+            if !self.item(&mut out) {
                 out.extend_from_slice(self.tail);
                 self.tail = b"";
-                return Some(out);
-            };
-            match entry.encoded(&self.resource, self.form) {
-                Ok(bytes) => {
-                    if !std::mem::take(&mut self.first) {
-                        out.push(b',');
-                    }
-                    out.reserve(bytes.len() + 1);
-                    out.extend_from_slice(&bytes);
-                }
-                Err(error) => tracing::error!(%error, "a listed object cannot be encoded"),
+                break;
             }
         }
         Some(out)
     }
+
+    /// Appends an item; false when none is left.
+    fn item(&mut self, out: &mut Vec<u8>) -> bool {
+        match &mut self.items {
+            Items::Json {
+                resource,
+                form,
+                entries,
+            } => {
+                let Some(entry) = entries.next() else { return false };
+                match entry.encoded(resource, *form) {
+                    Ok(bytes) => {
+                        if !std::mem::take(&mut self.first) {
+                            out.push(b',');
+                        }
+                        out.extend_from_slice(&bytes);
+                    }
+                    Err(error) => tracing::error!(%error, "a listed object cannot be encoded"),
+                }
+            }
+            Items::Protobuf(items) => {
+                let Some(item) = items.next() else { return false };
+                if let Some(raw) = raw_of(&item) {
+                    put_field(out, 2, raw);
+                }
+            }
+        }
+        true
+    }
+}
+
+/// An enveloped object's message.
+fn raw_of(item: &Bytes) -> Option<&[u8]> {
+    codec::proto::open_envelope(item)
+        .ok()
+        .map(|envelope| envelope.raw)
 }
 
 impl http_body::Body for ListBody {
@@ -178,37 +271,6 @@ fn whole(resource: &Resource, form: Form, entries: &[Arc<Entry>], meta: &ListMet
             Bytes::new()
         }
     }
-}
-
-/// `List { metadata = 1, items = 2 }` in its envelope.
-fn protobuf(resource: &Resource, form: Form, entries: &[Arc<Entry>], meta: &ListMeta) -> Bytes {
-    let mut list_meta = Vec::new();
-    put_field(&mut list_meta, 1, b"");
-    put_field(&mut list_meta, 2, meta.revision.to_string().as_bytes());
-    put_field(
-        &mut list_meta,
-        3,
-        meta.continue_token.as_deref().unwrap_or_default().as_bytes(),
-    );
-    if let Some(remaining) = meta.remaining {
-        put_varint(&mut list_meta, 4 << 3);
-        put_varint(&mut list_meta, remaining);
-    }
-    let items = encoded(resource, form, entries);
-    let mut raw = Vec::with_capacity(items.iter().map(|i| i.len() + 8).sum::<usize>() + list_meta.len() + 64);
-    put_field(&mut raw, 1, &list_meta);
-    for item in &items {
-        if let Ok(envelope) = codec::proto::open_envelope(item) {
-            put_field(&mut raw, 2, envelope.raw);
-        }
-    }
-    let version = &resource.versions[form.version];
-    let mut out = Vec::with_capacity(raw.len() + 64);
-    let start =
-        codec::proto::begin_envelope(&version.api_version, &format!("{}List", version.kind), &mut out);
-    out.extend_from_slice(&raw);
-    codec::proto::end_envelope(start, &mut out);
-    out.into()
 }
 
 /// `{kind, items, metadata, apiVersion}`, in the order of deterministic encoding.

@@ -208,16 +208,60 @@ async fn collections_are_deleted_by_selection() {
 }
 
 #[tokio::test]
-async fn protobuf_lists_hold_the_objects() {
+async fn protobuf_lists_are_the_json_lists() {
+    use machinery::codec::{json, proto};
+    let api = Api::start().await;
+    let ty = api::kind(&machinery::gvk::GroupVersionKind::new("", "v1", "ConfigMapList")).expect("table");
+    // Few are answered in one piece, many as a stream.
+    for count in [0, 1, 100] {
+        for i in 0..count {
+            let object =
+                json!({"metadata": {"name": format!("m{count}-{i}")}, "data": {"k": "x".repeat(i * 40)}});
+            api.post(MAPS, object).await.ok();
+        }
+        let list = api.get_as(MAPS, "application/vnd.kubernetes.protobuf").await;
+        let envelope = proto::open_envelope(&list.body).expect("envelope");
+        assert_eq!(envelope.kind, "ConfigMapList");
+        let list = proto::decode(envelope.raw, api::types(), ty).expect("decodes");
+        let expect = api.get(MAPS).await;
+        let expect = json::decode(&expect.body, api::types(), ty)
+            .expect("a list")
+            .value;
+        assert_eq!(
+            list.get_path(&["metadata", "resourceVersion"]),
+            expect.get_path(&["metadata", "resourceVersion"])
+        );
+        // Only JSON says of each item what it is.
+        let bare = |list: &machinery::Value| {
+            let mut items = list
+                .get("items")
+                .and_then(|i| i.as_array())
+                .unwrap_or_default()
+                .to_vec();
+            for item in &mut items {
+                item.remove_path(&["apiVersion"]);
+                item.remove_path(&["kind"]);
+            }
+            items
+        };
+        assert_eq!(bare(&list), bare(&expect));
+    }
+}
+
+#[tokio::test]
+async fn metadata_alone_is_the_same_cut_from_json_and_read_from_the_store() {
     let api = Api::start().await;
     api.config_map("a", "1").await;
-    let list = api.get_as(MAPS, "application/vnd.kubernetes.protobuf").await;
-    let envelope = machinery::codec::proto::open_envelope(&list.body).expect("envelope");
-    assert_eq!(envelope.kind, "ConfigMapList");
-    let ty = api::kind(&machinery::gvk::GroupVersionKind::new("", "v1", "ConfigMapList")).expect("table");
-    let value = machinery::codec::proto::decode(envelope.raw, api::types(), ty).expect("decodes");
-    let items = value.get("items").and_then(|i| i.as_array()).expect("items");
-    assert_eq!(machinery::meta::name(&items[0]), "a");
+    let path = format!("{MAPS}/a");
+    let accept = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
+    let cut = api.get_as(&path, accept).await;
+    let whole = api.get(&path).await.ok();
+    let partial = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": whole["metadata"]});
+    assert_eq!(cut.ok(), partial);
+    // A server that has just begun holds no JSON of it.
+    let other = Api::on(Arc::clone(&api.store)).await;
+    let read = other.get_as(&path, accept).await;
+    assert_eq!(read.body, api.get_as(&path, accept).await.body);
 }
 
 #[tokio::test]
