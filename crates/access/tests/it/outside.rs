@@ -44,9 +44,11 @@ impl Service {
                 Ill::Silent => std::future::pending::<()>().await,
                 Ill::Closes => {}
                 Ill::Slow => {
-                    // A byte a second, for ever.
-                    while stream.write_all(b"H").await.is_ok() {
+                    // A byte a second of a header that never ends.
+                    let mut sent = stream.write_all(b"HTTP/1.1 200 OK\r\nx: ").await;
+                    while sent.is_ok() {
                         tokio::time::sleep(Duration::from_secs(1)).await;
+                        sent = stream.write_all(b"x").await;
                     }
                 }
                 Ill::Garbage => {

@@ -127,8 +127,10 @@ async fn answer(mut stream: impl tokio::io::AsyncRead + AsyncWrite + Unpin, told
         }
         "slow" => {
             told.notify_one();
-            while stream.write_all(b"H").await.is_ok() && stream.flush().await.is_ok() {
+            let mut going = stream.write_all(b"HTTP/1.1 200 OK\r\nx: ").await;
+            while going.is_ok() && stream.flush().await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
+                going = stream.write_all(b"x").await;
             }
             return;
         }
