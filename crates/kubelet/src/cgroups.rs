@@ -263,7 +263,7 @@ mod tests {
         groups.remove("half").unwrap();
         let removed = recorder.take_calls();
         assert!(
-            removed.contains(&"cgroup-remove kijabi-1/kubepods/besteffort/podhalf".to_owned()),
+            removed.contains(&"cgroup-remove /kijabi-1/kubepods/besteffort/podhalf".to_owned()),
             "{removed:?}"
         );
     }
