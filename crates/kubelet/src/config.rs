@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cri::v1::security_profile::ProfileType;
 use k8s_openapi::api::core::v1::Taint;
 use linux::cgroup::Cgroups;
 use linux::mount::Mounts;
@@ -79,6 +80,8 @@ pub struct Settings {
     pub status_update_frequency: Duration,
     /// As in `v1.36.0+kijabi.0.1.0`.
     pub version: String,
+    /// What containers run under that ask for no seccomp profile.
+    pub seccomp_default: ProfileType,
     /// Programs that know credentials of images.
     pub credential_providers: Vec<providers::config::Settings>,
     /// Most images listed in the node's status.
@@ -114,6 +117,7 @@ impl Settings {
             status_report_frequency: Duration::from_secs(300),
             status_update_frequency: Duration::from_secs(10),
             version: "v1.36.0".to_owned(),
+            seccomp_default: ProfileType::Unconfined,
             credential_providers: Vec::new(),
             max_images: 50,
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cri::v1::security_profile::ProfileType;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -74,6 +75,13 @@ const FIELDS: &[(&str, Set)] = &[
     }),
     ("registerWithTaints", |s, v| put(&mut s.taints, v)),
     ("resolvConf", |s, v| put(&mut s.resolv_conf, v)),
+    ("seccompDefault", |s, v| {
+        s.seccomp_default = match read(v)? {
+            true => ProfileType::RuntimeDefault,
+            false => ProfileType::Unconfined,
+        };
+        Ok(())
+    }),
     ("staticPodPath", |s, v| {
         let path: String = read(v)?;
         s.static_pods = (!path.is_empty()).then(|| PathBuf::from(path));
@@ -155,7 +163,6 @@ const UNFOLLOWED: &[&str] = &[
     "rotateCertificates",
     "runOnce",
     "runtimeRequestTimeout",
-    "seccompDefault",
     "serializeImagePulls",
     "serverTLSBootstrap",
     "showHiddenMetricsForVersion",
@@ -408,9 +415,11 @@ mod tests {
             "evictionHard": {"memory.available": "10%", "pid.available": "0%"},
             "evictionSoft": {"nodefs.available": "20Gi"}, "evictionSoftGracePeriod": {"nodefs.available": "2m"},
             "evictionMinimumReclaim": {"nodefs.available": "1Gi"}, "tlsMinVersion": "VersionTLS12",
+            "seccompDefault": true,
         }))
         .unwrap();
         assert_eq!(unfollowed, ["tlsMinVersion"]);
+        assert_eq!(settings.seccomp_default, ProfileType::RuntimeDefault);
         assert_eq!(
             (
                 settings.max_pods,

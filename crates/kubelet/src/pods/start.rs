@@ -24,7 +24,7 @@ use crate::lifecycle;
 use crate::node::context::NodeContext;
 use crate::pod::PodExt;
 use crate::runtime::config::{self, ContainerInputs, SandboxInputs};
-use crate::runtime::security::{ImageUser, verify_non_root};
+use crate::runtime::security::{ImageUser, SeccompPolicy, verify_non_root};
 use crate::runtime::status::PodStatus;
 use crate::volumes::manager::PodVolumes;
 
@@ -256,7 +256,10 @@ impl Stage<'_> {
             env,
             mounts,
             target,
-            seccomp_root: &node.paths.seccomp(),
+            seccomp: SeccompPolicy {
+                root: &node.paths.seccomp(),
+                unasked: node.settings.seccomp_default,
+            },
             memory_capacity: node.machine.memory,
         })?;
         given

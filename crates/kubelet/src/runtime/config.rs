@@ -6,7 +6,7 @@ use std::path::Path;
 use cri::v1;
 use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod};
 
-use super::security::{self, ImageUser};
+use super::security::{self, ImageUser, SeccompPolicy};
 use super::{labels, resources};
 use crate::env::{EnvVar, expand_command};
 use crate::error::{Error, Result};
@@ -130,13 +130,13 @@ pub struct ContainerInputs<'a> {
     pub mounts: Vec<v1::Mount>,
     /// The container whose processes an ephemeral one shares.
     pub target: Option<&'a str>,
-    pub seccomp_root: &'a Path,
+    pub seccomp: SeccompPolicy<'a>,
     pub memory_capacity: i64,
 }
 
 pub fn container(inputs: ContainerInputs<'_>) -> Result<v1::ContainerConfig> {
     let ContainerInputs { pod, container, .. } = inputs;
-    let mut context = security::container(pod, container, inputs.image_user, inputs.seccomp_root)?;
+    let mut context = security::container(pod, container, inputs.image_user, &inputs.seccomp)?;
     if let Some(target) = inputs.target
         && let Some(options) = &mut context.namespace_options
         && options.pid() == v1::NamespaceMode::Container
@@ -258,7 +258,10 @@ mod tests {
             }],
             mounts: vec![],
             target: Some("other"),
-            seccomp_root: Path::new("/"),
+            seccomp: SeccompPolicy {
+                root: Path::new("/"),
+                unasked: v1::security_profile::ProfileType::Unconfined,
+            },
             memory_capacity: 1,
         })
         .unwrap();

@@ -81,11 +81,20 @@ pub fn verify_non_root(pod: &Pod, container: &Container, user: &ImageUser) -> Re
     }
 }
 
+/// What seccomp profiles are made from beside the pod.
+#[derive(Clone, Copy, Debug)]
+pub struct SeccompPolicy<'a> {
+    /// Where profiles of the host are.
+    pub root: &'a Path,
+    /// Where the pod asks for nothing.
+    pub unasked: v1::security_profile::ProfileType,
+}
+
 pub fn container(
     pod: &Pod,
     container: &Container,
     user: &ImageUser,
-    seccomp_root: &Path,
+    policy_of_seccomp: &SeccompPolicy<'_>,
 ) -> Result<v1::LinuxContainerSecurityContext> {
     let context = effective(pod, container);
     let unmasked = context.proc_mount.as_deref() == Some("Unmasked");
@@ -107,7 +116,7 @@ pub fn container(
         no_new_privs: context.allow_privilege_escalation == Some(false),
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READ_ONLY),
-        seccomp: Some(seccomp(context.seccomp_profile.as_ref(), seccomp_root)?),
+        seccomp: Some(seccomp(context.seccomp_profile.as_ref(), policy_of_seccomp)?),
         apparmor: context.app_armor_profile.as_ref().map(apparmor).transpose()?,
         ..Default::default()
     };
@@ -187,17 +196,17 @@ fn policy(context: &PodSecurityContext) -> v1::SupplementalGroupsPolicy {
     }
 }
 
-fn seccomp(wanted: Option<&SeccompProfile>, root: &Path) -> Result<v1::SecurityProfile> {
+fn seccomp(wanted: Option<&SeccompProfile>, policy: &SeccompPolicy<'_>) -> Result<v1::SecurityProfile> {
     use v1::security_profile::ProfileType;
     let Some(wanted) = wanted else {
-        return Ok(profile(ProfileType::Unconfined, String::new()));
+        return Ok(profile(policy.unasked, String::new()));
     };
     match wanted.type_.as_str() {
         "RuntimeDefault" => Ok(profile(ProfileType::RuntimeDefault, String::new())),
         "Localhost" => match wanted.localhost_profile.as_deref() {
             Some(name) if !name.is_empty() => Ok(profile(
                 ProfileType::Localhost,
-                root.join(name).to_string_lossy().into_owned(),
+                policy.root.join(name).to_string_lossy().into_owned(),
             )),
             _ => Err(Error::Pod(
                 "localhostProfile must be set if seccompProfile type is Localhost.".to_owned(),
@@ -310,6 +319,36 @@ mod tests {
         }
     }
 
+    fn unconfined() -> SeccompPolicy<'static> {
+        SeccompPolicy {
+            root: Path::new("/s"),
+            unasked: v1::security_profile::ProfileType::Unconfined,
+        }
+    }
+
+    #[test]
+    fn who_asks_for_no_seccomp_profile_gets_the_nodes() {
+        use v1::security_profile::ProfileType::{self, Localhost, RuntimeDefault, Unconfined};
+        let confined = SeccompPolicy {
+            unasked: RuntimeDefault,
+            ..unconfined()
+        };
+        let check = |own: serde_json::Value, policy: &SeccompPolicy<'_>, expected: ProfileType| {
+            let pod = pod(json!({}), own);
+            let made = container(&pod, &pod.containers()[0], &ImageUser::Uid(0), policy).unwrap();
+            assert_eq!(made.seccomp.unwrap().profile_type(), expected);
+        };
+        check(json!({}), &unconfined(), Unconfined);
+        check(json!({}), &confined, RuntimeDefault);
+        check(
+            json!({"seccompProfile": {"type": "Unconfined"}}),
+            &confined,
+            Unconfined,
+        );
+        let own = json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "a.json"}});
+        check(own, &confined, Localhost);
+    }
+
     #[test]
     fn the_container_overrides_the_pod() {
         let pod = pod(
@@ -318,7 +357,7 @@ mod tests {
             json!({"runAsUser": 9, "allowPrivilegeEscalation": false, "procMount": "Unmasked",
                    "capabilities": {"drop": ["ALL"]}}),
         );
-        let c = container(&pod, &pod.containers()[0], &ImageUser::Uid(0), Path::new("/s")).unwrap();
+        let c = container(&pod, &pod.containers()[0], &ImageUser::Uid(0), &unconfined()).unwrap();
         assert_eq!(
             (c.run_as_user.unwrap().value, c.run_as_group.unwrap().value),
             (9, 2)

@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cri::v1::security_profile::ProfileType;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, header};
 use k8s_openapi::api::core::v1::Pod;
@@ -195,6 +196,7 @@ impl Server {
             "imageMinimumGCAge": format!("{}s", settings.image_gc.min_age.as_secs()),
             "nodeStatusMaxImages": settings.max_images,
             "registerWithTaints": settings.taints,
+            "seccompDefault": settings.seccomp_default == ProfileType::RuntimeDefault,
             "staticPodPath": settings.static_pods.as_ref().map(|p| p.display().to_string()),
             "cgroupDriver": "cgroupfs",
             "cgroupsPerQOS": self.node.cgroups.is_some(),
