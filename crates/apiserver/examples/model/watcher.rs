@@ -8,7 +8,7 @@ use std::time::Duration;
 use wire::body::Body;
 
 /// How long an event that must come may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) struct Watcher {
     pub(crate) filter: Filter,

@@ -46,7 +46,7 @@ impl Api {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), there)
+        tokio::time::timeout(Duration::from_secs(120), there)
             .await
             .unwrap_or_else(|_| panic!("{path} found: {found}"));
     }

@@ -16,7 +16,7 @@ use wire::server::Limits;
 use wire::tls::{ServerTls, client_config};
 
 /// Long enough for anything that is to happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Front {
     address: SocketAddr,

@@ -194,7 +194,7 @@ async fn until_available(api: &Api, reason: &str) -> Json {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(20), there)
+    tokio::time::timeout(Duration::from_secs(120), there)
         .await
         .expect("checked in time")
 }
@@ -519,7 +519,7 @@ async fn judged(api: &Api, wanted: impl Fn(&super::Answer) -> bool) -> super::An
             tokio::task::yield_now().await;
         }
     };
-    let answer = tokio::time::timeout(Duration::from_secs(60), asked).await;
+    let answer = tokio::time::timeout(Duration::from_secs(120), asked).await;
     answer.unwrap_or_else(|_| panic!("the configuration takes no effect: {last:?}"))
 }
 

@@ -135,7 +135,7 @@ async fn watch(store: &Arc<dyn Store>, range: KeyRange, from: i64) -> Watch {
 /// The next batch with events.
 async fn batch(watch: &mut Watch) -> Batch {
     loop {
-        let next = tokio::time::timeout(Duration::from_secs(30), watch.next());
+        let next = tokio::time::timeout(Duration::from_secs(300), watch.next());
         let batch = next
             .await
             .expect("a batch in time")

@@ -171,7 +171,7 @@ impl Watching {
         let mut told = 0;
         // etcd before 3.4.25 and 3.5.8 tells of progress before events it covers.
         while told < model.revision || found.len() < expected.len() {
-            let next = tokio::time::timeout(Duration::from_secs(30), self.watch.next()).await;
+            let next = tokio::time::timeout(Duration::from_secs(300), self.watch.next()).await;
             let batch = next.unwrap_or_else(|_| panic!("{at}: {:?} says nothing more, compacted {}, told {told}, found {found:?}, expected {expected:?}", self.request, model.compacted));
             let batch = batch.expect("the watch goes on").expect("no error");
             told = told.max(batch.revision);

@@ -164,7 +164,7 @@ pub(super) async fn progress_is_told(store: Arc<dyn Store>, prefix: &'static str
     let mut watch = store.watch(request).await.expect("watch");
     let handle = watch.progress_handle();
     let next = async |watch: &mut crate::Watch| {
-        let next = tokio::time::timeout(Duration::from_secs(30), watch.next());
+        let next = tokio::time::timeout(Duration::from_secs(300), watch.next());
         next.await
             .expect("in time")
             .expect("the watch goes on")
