@@ -24,8 +24,9 @@ pub fn type_of(schema: &Schema, root: bool) -> Option<Type> {
                 && !with_meta
             {
                 let inner = type_of(inner, false)?;
+                // Upstream takes keys to have no length, however many there may be.
                 return Some(Type::Map(
-                    Arc::new(Type::String(LARGEST - 2)),
+                    Arc::new(Type::String(0)),
                     Arc::new(inner),
                     most_below(schema),
                 ));

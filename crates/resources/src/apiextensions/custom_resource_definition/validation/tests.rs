@@ -269,6 +269,12 @@ fn rules_are_cheap() {
             "spec.validation.openAPIV3Schema: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of more than 100x",
         ],
     );
+    // Keys cost nothing but their number.
+    field(
+        r#"{"type":"object","maxProperties":8,"additionalProperties":{"type":"string","maxLength":4096},
+            "x-kubernetes-validations":[{"rule":"self.all(key, key.matches('^([a-z0-9]+/)?[a-z]+$'))"},{"rule":"self.all(key, key.split('/')[0].size() < 253)"}]}"#,
+        &[],
+    );
     // What is not limited is limited by the request: nested lists share it, and do not multiply.
     let inner = r#"{"type":"array","items":{"type":"object","required":["a"],"properties":{"a":{"type":"string"}},"x-kubernetes-validations":[{"rule":"self.a != ''"}]}}"#;
     field(&format!(r#"{{"type":"array","items":{inner}}}"#), &[]);
