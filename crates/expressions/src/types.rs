@@ -148,12 +148,12 @@ impl Type {
     pub fn fits(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Dyn, _) | (_, Self::Dyn) => true,
-            // What may be absent may be null.
-            (
-                Self::Null,
-                Self::Null | Self::Object(_) | Self::Timestamp | Self::Duration | Self::Optional(_),
-            ) => true,
-            (Self::Object(_) | Self::Timestamp | Self::Duration, Self::Null) => true,
+            // What may be absent may be null, and so may what only functions can look into.
+            (Self::Null, Self::Null) => true,
+            (Self::Null, other) | (other, Self::Null) => matches!(
+                other,
+                Self::Object(_) | Self::Timestamp | Self::Duration | Self::Optional(_) | Self::Opaque(_)
+            ),
             (Self::List(a, _), Self::List(b, _)) | (Self::Optional(a), Self::Optional(b)) => a.fits(b),
             (Self::Map(k, v, _), Self::Map(l, w, _)) => k.fits(l) && v.fits(w),
             (Self::Object(a), Self::Object(b)) => Arc::ptr_eq(a, b) || a.name == b.name,
