@@ -3,10 +3,11 @@
 //! What the machine and the build decide is never asserted, so that a slow machine fails nothing: a test fails here only
 //! when something does not happen at all, or leaves another number of shims than pods.
 //!
-//! Runs only when `KIJABI_LATENCY_PODS` says how many pods one after another; then as many times four at once:
+//! Runs only when `KIJABI_LATENCY_PODS` says how many pods one after another; then as many times four at once (a node
+//! takes 110 in all, so 20 is about the most):
 //!
 //! ```text
-//! KIJABI_TEST_BINARY=target/*/release/kijabi KIJABI_LATENCY_PODS=25 \
+//! KIJABI_TEST_BINARY=target/*/release/kijabi KIJABI_LATENCY_PODS=20 \
 //!     cargo test -p kijabi --test it latency -- --nocapture
 //! ```
 
