@@ -19,6 +19,7 @@ use crate::request::negotiate::{MetaVersion, Shape};
 use bytes::Bytes;
 use machinery::schema::{TypeId, Types};
 use machinery::{Key, Value, codec, meta};
+use splice::Stamped;
 
 /// A form an object is sent in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -257,7 +258,7 @@ fn wanted(resource: &Resource, version: usize) -> &str {
 }
 
 /// What is stored, as protobuf in `version`, if it lacks nothing but its resource version.
-pub(crate) fn stamped(resource: &Resource, stored: &[u8], revision: u64, version: usize) -> Option<Bytes> {
+fn stamped<'a>(resource: &Resource, stored: &'a [u8], revision: u64, version: usize) -> Option<Stamped<'a>> {
     if !resource.built_in || resource.conversion.is_some() || version != resource.storage || revision == 0 {
         return None;
     }
@@ -267,7 +268,17 @@ pub(crate) fn stamped(resource: &Resource, stored: &[u8], revision: u64, version
     if !same || !envelope.content_type.is_empty() {
         return None;
     }
-    splice::with_resource_version(stored, &revision.to_string()).map(Bytes::from)
+    Stamped::new(stored, revision)
+}
+
+/// [`stamped`], in its envelope.
+pub(crate) fn stamped_envelope(
+    resource: &Resource,
+    stored: &[u8],
+    revision: u64,
+    version: usize,
+) -> Option<Bytes> {
+    stamped(resource, stored, revision, version).map(|stamped| stamped.envelope().into())
 }
 
 /// The JSON of an object's metadata alone, from the JSON of the object.

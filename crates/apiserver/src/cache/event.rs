@@ -141,7 +141,7 @@ impl Entry {
     fn spliced(&self, resource: &Resource, form: Form) -> Option<Bytes> {
         match (form.shape, form.encoding) {
             (Shape::Object, Encoding::Protobuf) => {
-                object::stamped(resource, &self.stored, self.revision, form.version)
+                object::stamped_envelope(resource, &self.stored, self.revision, form.version)
             }
             (Shape::Partial(version), Encoding::Json) if resource.conversion.is_none() => {
                 let json = self.json.get()?;

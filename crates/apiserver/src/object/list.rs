@@ -1,6 +1,7 @@
 //! Lists as bodies: items are the entries' own bytes, gathered into chunks as they are sent.
 
 use super::shape::ListMeta;
+use super::splice::{Stamped, varint_length};
 use super::{Form, partial, put_field, put_varint, table};
 use crate::cache::Entry;
 use crate::registry::Resource;
@@ -38,8 +39,16 @@ enum Items {
         form: Form,
         entries: std::vec::IntoIter<Arc<Entry>>,
     },
-    /// Enveloped objects. They are made before the list begins, because it begins with its length.
-    Protobuf(std::vec::IntoIter<Bytes>),
+    /// Objects whose lengths are known, because the list begins with its own.
+    Protobuf(std::vec::IntoIter<Message>),
+}
+
+/// A listed object's message.
+enum Message {
+    /// Made of what is stored as it is sent.
+    Stamped(Arc<Entry>),
+    /// Encoded before, in an envelope.
+    Enveloped(Bytes),
 }
 
 impl Items {
@@ -69,7 +78,7 @@ impl ListBody {
         let small = entries.len() <= SMALL;
         let mut body = match form.encoding {
             Encoding::Cbor => return cbor(resource, form, &entries, meta).into(),
-            Encoding::Protobuf => Self::protobuf(resource, form, &entries, meta),
+            Encoding::Protobuf => Self::protobuf(resource, form, entries, meta),
             Encoding::Json | Encoding::Yaml => Self::json(resource, form, entries, meta),
         };
         if small {
@@ -108,7 +117,7 @@ impl ListBody {
     }
 
     /// `List { metadata = 1, items = 2 }` in its envelope.
-    fn protobuf(resource: &Resource, form: Form, entries: &[Arc<Entry>], meta: &ListMeta) -> Self {
+    fn protobuf(resource: &Resource, form: Form, entries: Vec<Arc<Entry>>, meta: &ListMeta) -> Self {
         let mut list_meta = Vec::new();
         put_field(&mut list_meta, 1, b"");
         put_field(&mut list_meta, 2, meta.revision.to_string().as_bytes());
@@ -123,13 +132,25 @@ impl ListBody {
         }
         let mut raw = Vec::with_capacity(list_meta.len() + 8);
         put_field(&mut raw, 1, &list_meta);
-        let items = encoded(resource, form, entries);
-        let length = items.iter().filter_map(raw_of).map(|raw| {
-            let mut prefix = Vec::with_capacity(10);
-            put_varint(&mut prefix, raw.len() as u64);
-            1 + prefix.len() + raw.len()
-        });
-        let length = raw.len() + length.sum::<usize>();
+        let mut length = raw.len();
+        let mut items = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let stamped = super::stamped(resource, &entry.stored, entry.revision, form.version);
+            let raw_length = stamped.map(|stamped| stamped.raw_length());
+            let (item, raw_length) = match raw_length {
+                Some(raw_length) => (Message::Stamped(entry), raw_length),
+                None => {
+                    let Some(bytes) = encoded(resource, form, &entry) else {
+                        continue;
+                    };
+                    let Some(raw) = raw_of(&bytes) else { continue };
+                    let raw_length = raw.len();
+                    (Message::Enveloped(bytes), raw_length)
+                }
+            };
+            length += 1 + varint_length(raw_length) + raw_length;
+            items.push(item);
+        }
         let version = &resource.versions[form.version];
         let mut head = Vec::with_capacity(raw.len() + 96);
         // The envelope's end, which holds nothing of the list, is the tail.
@@ -184,8 +205,17 @@ impl ListBody {
             }
             Items::Protobuf(items) => {
                 let Some(item) = items.next() else { return false };
-                if let Some(raw) = raw_of(&item) {
-                    put_field(out, 2, raw);
+                match &item {
+                    Message::Stamped(entry) => {
+                        if let Some(stamped) = Stamped::new(&entry.stored, entry.revision) {
+                            stamped.put_as(2, out);
+                        }
+                    }
+                    Message::Enveloped(bytes) => {
+                        if let Some(raw) = raw_of(bytes) {
+                            put_field(out, 2, raw);
+                        }
+                    }
                 }
             }
         }
@@ -276,7 +306,10 @@ fn whole(resource: &Resource, form: Form, entries: &[Arc<Entry>], meta: &ListMet
 /// `{kind, items, metadata, apiVersion}`, in the order of deterministic encoding.
 fn cbor(resource: &Resource, form: Form, entries: &[Arc<Entry>], meta: &ListMeta) -> Bytes {
     use codec::cbor::{MAGIC, begin_array, begin_map, encode, encode_text};
-    let items = encoded(resource, form, entries);
+    let items: Vec<Bytes> = entries
+        .iter()
+        .filter_map(|entry| encoded(resource, form, entry))
+        .collect();
     let version = &resource.versions[form.version];
     let mut out = Vec::with_capacity(items.iter().map(Bytes::len).sum::<usize>() + 256);
     out.extend_from_slice(MAGIC);
@@ -295,14 +328,13 @@ fn cbor(resource: &Resource, form: Form, entries: &[Arc<Entry>], meta: &ListMeta
     out.into()
 }
 
-/// The entries in a form; what cannot be encoded is left out.
-fn encoded(resource: &Resource, form: Form, entries: &[Arc<Entry>]) -> Vec<Bytes> {
-    let encoded = |entry: &Arc<Entry>| match entry.encoded(resource, form) {
+/// An entry in a form; what cannot be encoded is left out of lists.
+fn encoded(resource: &Resource, form: Form, entry: &Entry) -> Option<Bytes> {
+    match entry.encoded(resource, form) {
         Ok(bytes) => Some(bytes),
         Err(error) => {
             tracing::error!(%error, "a listed object cannot be encoded");
             None
         }
-    };
-    entries.iter().filter_map(encoded).collect()
+    }
 }

@@ -7,6 +7,7 @@
 //! not in the order encoders write are left to the long way.
 
 use super::{put_field, put_varint};
+use compact_str::{CompactString, ToCompactString as _};
 use machinery::codec::proto::MAGIC;
 
 /// The field of an object's message that is its metadata.
@@ -19,33 +20,70 @@ const RAW: u64 = 2;
 const BYTES: u64 = 2;
 
 /// An enveloped object of which only the resource version is to be another.
-pub(super) fn with_resource_version(envelope: &[u8], version: &str) -> Option<Vec<u8>> {
-    let body = envelope.strip_prefix(MAGIC)?;
-    let (raw, raw_field) = only_field(body, RAW)?;
-    let (metadata, metadata_field) = only_field(raw, METADATA)?;
-    if metadata_field.start != 0 {
-        return None;
-    }
-    let (before, after) = around(metadata, RESOURCE_VERSION)?;
+pub(super) struct Stamped<'a> {
+    version: CompactString,
+    /// What the envelope holds before and after the object's message.
+    head: &'a [u8],
+    tail: &'a [u8],
+    /// The metadata, around where the version stands.
+    before: &'a [u8],
+    after: &'a [u8],
+    /// The message behind its metadata.
+    rest: &'a [u8],
+}
 
-    let metadata_length = before.len() + 2 + version.len() + after.len();
-    let rest = &raw[metadata_field.end..];
-    let raw_length = 1 + varint_length(metadata_length) + metadata_length + rest.len();
-    let mut out = Vec::with_capacity(envelope.len() + version.len() + 16);
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&body[..raw_field.start]);
-    put_varint(&mut out, RAW << 3 | BYTES);
-    put_varint(&mut out, raw_length as u64);
-    put_varint(&mut out, METADATA << 3 | BYTES);
-    put_varint(&mut out, metadata_length as u64);
-    out.extend_from_slice(before);
-    put_field(&mut out, RESOURCE_VERSION as u32, version.as_bytes());
-    out.extend_from_slice(after);
-    out.extend_from_slice(rest);
-    out.extend_from_slice(&body[raw_field.end..]);
-    // A version has far less than 128 digits, so its length takes one byte.
-    debug_assert!(version.len() < 0x80);
-    Some(out)
+impl<'a> Stamped<'a> {
+    pub(super) fn new(envelope: &'a [u8], revision: u64) -> Option<Self> {
+        let body = envelope.strip_prefix(MAGIC)?;
+        let (raw, raw_field) = only_field(body, RAW)?;
+        let (metadata, metadata_field) = only_field(raw, METADATA)?;
+        if metadata_field.start != 0 {
+            return None;
+        }
+        let (before, after) = around(metadata, RESOURCE_VERSION)?;
+        Some(Self {
+            version: revision.to_compact_string(),
+            head: &body[..raw_field.start],
+            tail: &body[raw_field.end..],
+            before,
+            after,
+            rest: &raw[metadata_field.end..],
+        })
+    }
+
+    fn metadata_length(&self) -> usize {
+        // A version has far less than 128 digits, so its length takes one byte.
+        self.before.len() + 2 + self.version.len() + self.after.len()
+    }
+
+    /// The length of the object's message.
+    pub(super) fn raw_length(&self) -> usize {
+        let metadata = self.metadata_length();
+        1 + varint_length(metadata) + metadata + self.rest.len()
+    }
+
+    /// The object's message, as a field that has this number.
+    pub(super) fn put_as(&self, number: u64, out: &mut Vec<u8>) {
+        put_varint(out, number << 3 | BYTES);
+        put_varint(out, self.raw_length() as u64);
+        put_varint(out, METADATA << 3 | BYTES);
+        put_varint(out, self.metadata_length() as u64);
+        out.extend_from_slice(self.before);
+        put_field(out, RESOURCE_VERSION as u32, self.version.as_bytes());
+        out.extend_from_slice(self.after);
+        out.extend_from_slice(self.rest);
+    }
+
+    /// The object in its envelope.
+    pub(super) fn envelope(&self) -> Vec<u8> {
+        let around = MAGIC.len() + self.head.len() + self.tail.len();
+        let mut out = Vec::with_capacity(around + self.raw_length() + 10);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(self.head);
+        self.put_as(RAW, &mut out);
+        out.extend_from_slice(self.tail);
+        out
+    }
 }
 
 /// The text of a field of an object in JSON as it is encoded here: without white space.
@@ -189,7 +227,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn varint_length(value: usize) -> usize {
+/// Bytes that a number takes.
+pub(super) fn varint_length(value: usize) -> usize {
     (usize::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
@@ -226,10 +265,15 @@ mod tests {
             r#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a"},"spec":{"replicas":2,"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"},"resourceVersion":"9"},"spec":{"containers":[{"name":"c"}]}}}}"#,
             &long,
         ] {
-            for version in ["1", "127", "18446744073709551615"] {
+            for revision in [1, 127, u64::MAX] {
+                let version = revision.to_string();
                 for stored in [None, Some(""), Some("12345678901")] {
-                    let stamped = with_resource_version(&encoded(json, stored), version);
-                    assert_eq!(stamped, Some(encoded(json, Some(version))), "{json} {version}");
+                    let wanted = encoded(json, Some(&version));
+                    let stored = encoded(json, stored);
+                    let stamped = Stamped::new(&stored, revision).expect("can be stamped");
+                    assert_eq!(stamped.envelope(), wanted, "{json} {version}");
+                    let raw = codec::proto::open_envelope(&wanted).expect("an envelope").raw;
+                    assert_eq!(stamped.raw_length(), raw.len(), "{json} {version}");
                 }
             }
         }
@@ -243,7 +287,9 @@ mod tests {
         );
         for cut in 0..good.len() - 4 {
             // Cut anywhere it is refused, or still whole without its last fields; it never panics.
-            let _ = with_resource_version(&good[..cut], "1");
+            if let Some(stamped) = Stamped::new(&good[..cut], 1) {
+                stamped.envelope();
+            }
         }
         let message = |raw: &[u8]| {
             let mut out = MAGIC.to_vec();
@@ -259,7 +305,7 @@ mod tests {
         let mut disordered = Vec::new();
         put_field(&mut disordered, 1, b"\x3a\x00\x0a\x00");
         for raw in [&b""[..], b"\xff", b"\x0a\xff\x01", &twice, &late, &disordered] {
-            assert_eq!(with_resource_version(&message(raw), "1"), None, "{raw:?}");
+            assert!(Stamped::new(&message(raw), 1).is_none(), "{raw:?}");
         }
     }
 
