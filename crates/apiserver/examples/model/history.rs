@@ -70,6 +70,18 @@ impl Asked {
         !matches!(self.op, Op::Get { .. } | Op::List { .. }) && self.code < 300
     }
 
+    fn name(&self) -> Option<&Name> {
+        match &self.op {
+            Op::Create { name, .. }
+            | Op::Update { name, .. }
+            | Op::Merge { name, .. }
+            | Op::Apply { name, .. }
+            | Op::Delete { name, .. }
+            | Op::Get { name } => Some(name),
+            Op::List { .. } => None,
+        }
+    }
+
     /// Whether it may be done on one version only.
     fn names_a_version(&self) -> bool {
         match &self.op {
@@ -259,8 +271,18 @@ pub(crate) fn check(world: &mut World, events: &[Event], asked: Vec<Asked>, at: 
             Some(owners)
         });
         let Some(owners) = writer else {
+            let others: Vec<&Asked> = open
+                .iter()
+                .chain(by_version.values().flatten())
+                .chain(&deletions)
+                .filter(|asked| {
+                    asked.name() == Some(&event.name)
+                        && asked.from < event.version
+                        && asked.until >= event.version
+                })
+                .collect();
             panic!(
-                "{at}: nobody's write: {event:?}\non {:?}\nclaimed by {:?}",
+                "{at}: nobody's write: {event:?}\non {:?}\nclaimed by {:?}\nasked meanwhile: {others:#?}",
                 world.objects.get(&event.name),
                 by_version.get(&event.version)
             );

@@ -117,16 +117,19 @@ enum Phase {
 pub struct Draft {
     pub key: Bytes,
     pub stored: Bytes,
+    /// The revision of what it replaces; 0 if there is nothing.
+    replaces: u64,
     meta: Mutex<Option<(Meta, Option<Value>)>>,
     entry: OnceLock<Arc<Entry>>,
 }
 
 impl Draft {
     /// `object` is what the bytes decode to, if that is at hand.
-    pub fn new(key: Bytes, stored: Bytes, meta: Meta, object: Option<Value>) -> Self {
+    pub fn new(key: Bytes, stored: Bytes, replaces: u64, meta: Meta, object: Option<Value>) -> Self {
         Self {
             key,
             stored,
+            replaces,
             meta: Mutex::new(Some((meta, object))),
             entry: OnceLock::new(),
         }
@@ -448,7 +451,8 @@ impl Cache {
                 Some(previous),
             )
         } else {
-            let entry = match self.entry_of(resource, kv) {
+            let replaced = previous.as_ref().map_or(0, |previous| previous.revision);
+            let entry = match self.entry_of(resource, kv, replaced) {
                 Ok(entry) => entry,
                 Err(key) => {
                     state.unreadable.insert(key);
@@ -468,26 +472,24 @@ impl Cache {
         state.recent.push_back(event);
     }
 
-    /// The entry of a put: the writer's, if it was announced here.
-    fn entry_of(&self, resource: &Resource, kv: store::KeyValue) -> Result<Arc<Entry>, Bytes> {
+    /// The entry of a put: the writer's, if it was announced here. Many may have announced the same bytes for one
+    /// state, of whom one wrote; whoever would have replaced an older state writes no more.
+    fn entry_of(&self, resource: &Resource, kv: store::KeyValue, replaced: u64) -> Result<Arc<Entry>, Bytes> {
         let mut drafts = self.drafts.lock();
-        if let Some(list) = drafts.get_mut(&kv.key)
-            && let Some(at) = list.iter().position(|d| d.stored == kv.value)
-        {
-            let draft = list.swap_remove(at);
+        let mut draft = None;
+        if let Some(list) = drafts.get_mut(&kv.key) {
+            let written = |d: &&Arc<Draft>| d.replaces == replaced && d.stored == kv.value;
+            draft = list.iter().find(written).cloned();
+            list.retain(|d| d.replaces > replaced);
             if list.is_empty() {
                 drafts.remove(&kv.key);
             }
-            drop(drafts);
-            let entry = draft.entry(kv.mod_revision as u64, kv.create_revision as u64);
-            // Two writers may have announced the same bytes; what is left of the one is not what another wrote later.
-            if entry.revision == kv.mod_revision as u64 {
-                return Ok(entry);
-            }
-        } else {
-            drop(drafts);
         }
-        read_entry(resource, kv).map(Arc::new)
+        drop(drafts);
+        match draft {
+            Some(draft) => Ok(draft.entry(kv.mod_revision as u64, kv.create_revision as u64)),
+            None => read_entry(resource, kv).map(Arc::new),
+        }
     }
 }
 

@@ -136,6 +136,7 @@ impl Registry {
         let draft = Arc::new(Draft::new(
             key.clone(),
             encoded.clone(),
+            expected as u64,
             meta,
             // What is cached is in the stored version.
             Some(object).filter(|_| resource.storage == resource.stored),
