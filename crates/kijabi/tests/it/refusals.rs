@@ -298,6 +298,11 @@ fn is(answer: &Answer, code: u16, reason: &str, message: &str) {
 fn objects_that_are_wrong_are_refused_with_a_status() {
     let Some(node) = TestNode::start() else { return };
     let post = |path: &str, body: String| node.request("POST", path, body);
+    // The controllers make one in every namespace.
+    let root = format!("{MAPS}/kube-root-ca.crt");
+    wait_for("the root certificate is published", || {
+        (node.request("GET", &root, "").code == 200).then_some(())
+    });
     let before = node.get(MAPS)["items"].as_array().unwrap().len();
 
     let text = post(MAPS, map("typed", &json!({"a": 1})).to_string());
